@@ -1,0 +1,200 @@
+"""One folder per experiment: settings, tables, plans, metrics, logs, model. The folder is the truth.
+
+    prune_log/<name>/  description.txt  global_group_table.csv (+ .csv.json)  groups_to_prune.csv  plan.json
+                       metrics.json  pruning_analysis.csv  model/  <time>/training.log  job.json
+
+Every file is written whole (temporary name, then rename) and carries a format version. Knows nothing about torch.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .errors import PruningError
+from .planning.checkpoint_header import CheckpointHeader
+from .planning.group_table import FORMAT_VERSION as TABLE_VERSION
+from .planning.group_table import GroupTable
+from .planning.plan import PruningPlan
+from .planning.shape import ModelShape
+
+FORMAT_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,119}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Paths of one experiment, and reading and writing of its files."""
+
+    folder: Path
+
+    @classmethod
+    def at(cls, root: str | Path, name: str) -> "Experiment":
+        """The experiment `name` under `root`, whether it exists or not; raises PruningError for an impossible name."""
+        if not _NAME.fullmatch(name or ""):
+            raise PruningError("experiment_name", name=name)
+        return cls(Path(root) / name)
+
+    @classmethod
+    def create(cls, root: str | Path, name: str, overwrite: bool = False) -> "Experiment":
+        """A new, empty experiment; raises PruningError when the name is taken and `overwrite` is not set."""
+        experiment = cls.at(root, name)
+        if experiment.folder.exists():
+            if not overwrite:
+                raise PruningError("experiment_exists", name=name)
+            shutil.rmtree(experiment.folder)
+        experiment.folder.mkdir(parents=True)
+        return experiment
+
+    @classmethod
+    def open(cls, root: str | Path, name: str) -> "Experiment":
+        """An experiment that exists; raises PruningError otherwise."""
+        experiment = cls.at(root, name)
+        if not experiment.folder.is_dir():
+            raise PruningError("experiment_unknown", name=name, root=root)
+        return experiment
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def path(self, *parts: str) -> Path:
+        return self.folder.joinpath(*parts)
+
+    def has(self, *parts: str) -> bool:
+        return self.path(*parts).exists()
+
+    @property
+    def model_folder(self) -> Path:
+        return self.path("model")
+
+    # settings -----------------------------------------------------------------------------------------------------
+
+    def write_settings(self, settings: dict, header: CheckpointHeader, versions: dict) -> None:
+        """Writes `description.txt`: every setting, the model's fingerprint and config, versions of the libraries."""
+        content = {
+            "format_version": FORMAT_VERSION,
+            "settings": settings,
+            "fingerprint": header.fingerprint,
+            "model": {"config": header.config, "bytes": header.weight_bytes, "dtype": header.dtype},
+            "versions": versions,
+        }
+        write_json(self.path("description.txt"), content)
+
+    def description(self) -> dict:
+        return read_json(self.path("description.txt"), FORMAT_VERSION)
+
+    @property
+    def settings(self) -> dict:
+        return self.description()["settings"]
+
+    def shape(self) -> ModelShape:
+        """The shape of the model before the cut, from `description.txt` alone."""
+        return ModelShape.from_config(self.description()["model"]["config"])
+
+    # tables and plans ---------------------------------------------------------------------------------------------
+
+    def write_table(self, table: GroupTable) -> None:
+        """Writes `global_group_table.csv` and its sidecar."""
+        self._write_group_csv("global_group_table.csv", table, table.order)
+
+    def read_table(self) -> GroupTable:
+        return read_table(self.path("global_group_table.csv"), self.shape())
+
+    def write_plan(self, plan: PruningPlan, table: GroupTable) -> None:
+        """Writes `plan.json` and `groups_to_prune.csv`."""
+        self._write_group_csv("groups_to_prune.csv", table, table.order[~plan.kept[table.order]])
+        write_json(self.path("plan.json"), plan.to_json())
+
+    def read_plan(self) -> PruningPlan:
+        path = self.path("plan.json")
+        description = self.description()
+        shape = ModelShape.from_config(description["model"]["config"])
+        return PruningPlan.from_json(read_json(path, None), shape, description["fingerprint"], path)
+
+    def _write_group_csv(self, name: str, table: GroupTable, positions: np.ndarray) -> None:
+        write_csv(self.path(name), table.frame(positions))
+        write_json(self.path(f"{name}.json"), {"format_version": TABLE_VERSION} | table.source)
+
+    # measurements -------------------------------------------------------------------------------------------------
+
+    def metrics(self) -> dict:
+        """The content of `metrics.json`, or an empty one."""
+        if not self.has("metrics.json"):
+            return {"format_version": FORMAT_VERSION}
+        return read_json(self.path("metrics.json"), FORMAT_VERSION)
+
+    def update_metrics(self, **changes) -> dict:
+        """Merges `changes` into `metrics.json`, dictionaries key by key, and returns the whole."""
+        metrics = _merged(self.metrics(), changes)
+        write_json(self.path("metrics.json"), metrics)
+        return metrics
+
+
+def list_experiments(root: str | Path) -> list[Experiment]:
+    """The experiments under `root`, newest first."""
+    folders = [f for f in Path(root).glob("*") if (f / "description.txt").is_file()] if Path(root).is_dir() else []
+    return [Experiment(f) for f in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True)]
+
+
+def read_table(path: Path, shape: ModelShape) -> GroupTable:
+    """A group table from a CSV and its sidecar (without sidecar: source unknown); raises PruningError naming the fault."""
+    try:
+        frame = pd.read_csv(path, float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise PruningError("file_broken", path=path, reason=error) from error
+    sidecar = path.with_name(path.name + ".json")
+    source = read_json(sidecar, TABLE_VERSION) if sidecar.is_file() else {}
+    source.pop("format_version", None)
+    return GroupTable.from_frame(frame, shape, source, path)
+
+
+def read_json(path: Path, version: int | None) -> dict:
+    """A JSON object with its format version checked (None: left to the caller)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PruningError("file_broken", path=path, reason=error) from error
+    if not isinstance(content, dict) or (version is not None and content.get("format_version") != version):
+        found = content.get("format_version") if isinstance(content, dict) else None
+        raise PruningError("format_version", path=path, found=found, expected=version)
+    return content
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    write_whole(path, frame.to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part; raises PruningError if it cannot."""
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise PruningError("disk_write", path=path, reason=error.strerror or error) from error
+
+
+def _merged(old: dict, new: dict) -> dict:
+    merged = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,164 @@
+"""What a model folder holds, read without loading a weight: config.json and the headers of its safetensors files.
+
+    model.safetensors = 8 bytes length | JSON header: name -> dtype, shape, offsets | tensor bytes
+
+Sizes, shapes, the check of weights against config, and the fingerprint come from here. Knows nothing about torch; a
+folder with only a pytorch_model.bin is sized up by its config and checked when it is loaded.
+"""
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import PruningError
+from .shape import ModelShape
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+BIN_FILE = "pytorch_model.bin"
+_FINGERPRINT_BYTES = 4096
+_SHAPE_KEYS = ["model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "attention_bias", "mlp_bias", "tie_word_embeddings", "per_layer_config"]
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One tensor of a safetensors file; `start` and `end` are bytes from the beginning of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """A model folder: its config, and the header of every tensor (empty for a folder with only a .bin)."""
+
+    folder: Path
+    config: dict
+    tensors: dict[str, TensorHeader]
+    weight_files: tuple[Path, ...]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "CheckpointHeader":
+        """Reads config.json and all safetensors headers; raises PruningError for what is missing or cut short."""
+        folder = Path(folder)
+        config = read_config(folder)
+        files = _weight_files(folder)
+        tensors = {}
+        for file in files:
+            if file.suffix == ".safetensors":
+                tensors |= _read_header(file)
+        return cls(folder, config, tensors, tuple(files))
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        return ModelShape.from_config(self.config)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes on disk of the weight files, without tokenizer and config."""
+        return sum(file.stat().st_size for file in self.weight_files)
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype most tensors have, as safetensors writes it (BF16, F32, ...)."""
+        dtypes = [t.dtype for t in self.tensors.values()]
+        return max(set(dtypes), key=dtypes.count) if dtypes else None
+
+    def check(self) -> None:
+        """Raises PruningError unless names and shapes of the tensors are just those the config asks for."""
+        if not self.tensors:
+            return
+        expected = self.shape.tensor_shapes()
+        for name, shape in expected.items():
+            if name in self.tensors and self.tensors[name].shape != shape:
+                found = list(self.tensors[name].shape)
+                raise PruningError("weights_mismatch", name=name, found=found, expected=list(shape))
+        _refuse_names("weights_missing", expected.keys() - self.tensors.keys())
+        tied_copy = {"lm_head.weight"} if self.shape.tie_word_embeddings else set()
+        buffers = {name for name in self.tensors if name.endswith("rotary_emb.inv_freq")}  # written by old transformers
+        _refuse_names("weights_unexpected", self.tensors.keys() - expected.keys() - tied_copy - buffers)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the shape-relevant config, all tensor names, shapes and dtypes, and each tensor's first 4 KiB."""
+        digest = hashlib.sha256(json.dumps({k: self.config.get(k) for k in _SHAPE_KEYS}, sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            digest.update(f"{name}:{tensor.dtype}:{tensor.shape}".encode())
+            with tensor.file.open("rb") as file:
+                file.seek(tensor.start)
+                digest.update(file.read(min(_FINGERPRINT_BYTES, tensor.end - tensor.start)))
+        if not self.tensors:
+            with self.weight_files[0].open("rb") as file:
+                digest.update(file.read(_FINGERPRINT_BYTES))
+        return digest.hexdigest()
+
+
+def read_config(folder: Path) -> dict:
+    """The content of config.json; raises PruningError when it is not there or not JSON."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise PruningError("no_config", folder=folder)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise PruningError("config_broken", path=path, reason=error) from error
+    if not isinstance(config, dict):
+        raise PruningError("config_broken", path=path, reason="not an object")
+    return config
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / INDEX_FILE
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise PruningError("config_broken", path=index, reason=error) from error
+        for name in names:
+            if Path(name).name != name or not (folder / name).is_file():
+                raise PruningError("shard_missing", folder=folder, file=name)
+        return [folder / name for name in names]
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    bins = sorted(folder.glob("pytorch_model*.bin"))
+    if not bins:
+        raise PruningError("no_weights", folder=folder)
+    return bins
+
+
+def _read_header(file: Path) -> dict[str, TensorHeader]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(8)
+        if len(head) < 8:
+            raise PruningError("weights_truncated", file=file, reason="it has no header")
+        length = struct.unpack("<Q", head)[0]
+        if length > size - 8:
+            raise PruningError("weights_truncated", file=file, reason="its header does not fit into it")
+        try:
+            entries = json.loads(stream.read(length))
+        except ValueError as error:
+            raise PruningError("weights_truncated", file=file, reason="its header is not JSON") from error
+    entries.pop("__metadata__", None)
+    start = 8 + length
+    headers = {
+        name: TensorHeader(e["dtype"], tuple(e["shape"]), file, start + e["data_offsets"][0], start + e["data_offsets"][1])
+        for name, e in entries.items()
+    }
+    end = max((h.end for h in headers.values()), default=start)
+    if end != size:
+        raise PruningError("weights_truncated", file=file, reason=f"{end:,} bytes are announced, {size:,} are there")
+    return headers
+
+
+def _refuse_names(code: str, names) -> None:
+    if names:
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        raise PruningError(code, name=min(names), more=more)

@@ -1,0 +1,128 @@
+"""A pruning plan: for each layer, which attention groups and which MLP channels stay, and the shape that this gives.
+
+Read from and written to `plan.json`. Knows nothing about why a group stays; `allocation.py` decides that.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import PruningError
+from .groups import GroupIndex
+from .shape import ATTENTION, GROUP_TYPES, LayerShape, ModelShape
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """`kept` is a flat mask over the groups of `shape` (see groups.py), [groups] bool."""
+
+    shape: ModelShape
+    kept: np.ndarray
+    remove_empty_layers: bool = False
+    fingerprint: str | None = None
+    settings: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.kept[self.groups.slice_of(0, ATTENTION)].any():
+            raise PruningError("first_layer_attention")
+
+    @classmethod
+    def keep_all(cls, shape: ModelShape, **fields) -> "PruningPlan":
+        return cls(shape, np.ones(GroupIndex(shape).size, dtype=bool), **fields)
+
+    @cached_property
+    def groups(self) -> GroupIndex:
+        return GroupIndex(self.shape)
+
+    def kept_groups(self, layer_idx: int, group_type: str) -> np.ndarray:
+        """Indices of the groups of one block that stay, ascending int64."""
+        return np.flatnonzero(self.kept[self.groups.slice_of(layer_idx, group_type)])
+
+    @cached_property
+    def kept_counts(self) -> np.ndarray:
+        """Groups that stay, [layers, 2] int64: attention groups, MLP channels."""
+        counts = np.bincount(self.groups.block, weights=self.kept, minlength=2 * self.shape.num_layers)
+        return counts.astype(np.int64).reshape(-1, 2)
+
+    @cached_property
+    def resized_layers(self) -> tuple[LayerShape, ...]:
+        """Every layer of the source model at its new size, deleted ones included."""
+        return tuple(
+            layer.resized(int(attention), int(mlp))
+            for layer, (attention, mlp) in zip(self.shape.layers, self.kept_counts, strict=True)
+        )
+
+    @cached_property
+    def kept_layers(self) -> tuple[int, ...]:
+        """Indices of the source layers that the cut model has."""
+        layers = enumerate(self.resized_layers)
+        return tuple(i for i, layer in layers if not (self.remove_empty_layers and layer.is_deletable))
+
+    @cached_property
+    def shape_after(self) -> ModelShape:
+        """The shape of the cut model."""
+        return replace(self.shape, layers=tuple(self.resized_layers[i] for i in self.kept_layers))
+
+    @cached_property
+    def removed_parameters(self) -> np.ndarray:
+        """Parameters of the removed groups, [layers, 2] int64: attention, MLP."""
+        costs = self.groups.block_costs.reshape(-1, 2)
+        return (self.groups.block_sizes.reshape(-1, 2) - self.kept_counts) * costs
+
+    @property
+    def actual_ratio(self) -> float:
+        """Removed share of all parameters of the model."""
+        return 1 - self.shape_after.parameters / self.shape.parameters
+
+    def to_json(self) -> dict:
+        """The content of `plan.json`."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "settings": self.settings,
+            "remove_empty_layers": self.remove_empty_layers,
+            "parameters": {"before": self.shape.parameters, "after": self.shape_after.parameters},
+            "layers": [
+                {"layer_idx": i} | {kind: self.kept_groups(i, kind).tolist() for kind in GROUP_TYPES}
+                for i in range(self.shape.num_layers)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, content: dict, shape: ModelShape, fingerprint: str | None = None, path="plan.json") -> "PruningPlan":
+        """The plan a `plan.json` holds, checked against the model it is for; raises PruningError naming the layer."""
+        if content.get("format_version") != FORMAT_VERSION:
+            raise PruningError("format_version", path=path, found=content.get("format_version"), expected=FORMAT_VERSION)
+        found = content.get("fingerprint")
+        if fingerprint and found and found != fingerprint:
+            raise PruningError("plan_other_model", path=path, found=found[:12], expected=fingerprint[:12])
+        groups = GroupIndex(shape)
+        kept = np.zeros(groups.size, dtype=bool)
+        for layer_idx, entry in enumerate(_one_entry_per_layer(content.get("layers"), shape.num_layers, path)):
+            for kind in GROUP_TYPES:
+                kept[groups.slice_of(layer_idx, kind)] = _mask(entry.get(kind), shape, layer_idx, kind, path)
+        return cls(shape, kept, bool(content.get("remove_empty_layers")), found, content.get("settings") or {})
+
+
+def _one_entry_per_layer(entries, num_layers: int, path) -> list[dict]:
+    found = [e.get("layer_idx") for e in entries] if isinstance(entries, list) else None
+    if found != list(range(num_layers)):
+        raise PruningError("plan_groups", path=path, layer=f"0 to {num_layers - 1}", reason="one entry per layer is needed")
+    return entries
+
+
+def _mask(indices, shape: ModelShape, layer_idx: int, kind: str, path) -> np.ndarray:
+    count = shape.layers[layer_idx].group_count(kind)
+    mask = np.zeros(count, dtype=bool)
+    integers = isinstance(indices, list) and all(isinstance(i, int) and not isinstance(i, bool) for i in indices)
+    if not integers or any(not 0 <= i < count for i in indices):
+        reason = f"{kind} must be a list of whole numbers from 0 to {count - 1}"
+    elif len(set(indices)) != len(indices):
+        reason = f"{kind} names a group twice"
+    else:
+        mask[indices] = True
+        return mask
+    raise PruningError("plan_groups", path=path, layer=layer_idx, reason=reason)
