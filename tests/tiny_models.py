@@ -1,0 +1,55 @@
+"""Small random models of the four families: two query heads per KV head, nothing at its default value."""
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+
+
+def tiny_config(family: str, tied: bool = False, head_dim: int | None = None, bias: bool = False, layers: int = 5, **values):
+    """A config of `layers` layers with 4 KV heads, 8 query heads and 24 MLP channels, hidden size 32.
+
+    `head_dim` None leaves it to the family's default rule. `bias` switches on the biases that the family knows as options.
+    """
+    optional = {}
+    if head_dim is not None:
+        optional["head_dim"] = head_dim
+    elif family == "qwen3":
+        optional["head_dim"] = 8  # the default of this family is 128
+    if bias:
+        optional |= {"llama": {"attention_bias": True, "mlp_bias": True}, "qwen3": {"attention_bias": True}}.get(family, {})
+    sizes = {
+        "vocab_size": 67,
+        "hidden_size": 32,
+        "intermediate_size": 24,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 128,
+    }
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    return _CONFIGS[family](**(sizes | tokens | optional | {"tie_word_embeddings": tied} | values))
+
+
+def tiny_model(
+    family: str, tied: bool = False, head_dim: int | None = None, bias: bool = False, seed: int = 0, **values
+) -> PreTrainedModel:
+    """A float32 model in eval mode whose weights, biases and norms are all random."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(family, tied, head_dim, bias, **values))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.normal_(0, 0.5 if name.endswith("bias") else 0.2)
+    model.generation_config.eos_token_id = None  # generate to the length that is asked for
+    return model.eval()
