@@ -115,11 +115,15 @@ def importance_heatmap(table: GroupTable, kind: str, t: Translate, max_bins: int
         )
         + "<extra></extra>",
     )
-    title = t(f"chart.heatmap.title.{kind}" if per_bin == 1 else "chart.heatmap.title.binned", per_bin=per_bin)
-    figure = _figure([heatmap], title, f"heatmap-{kind}", HEIGHT if kind == ATTENTION else TALL)
-    _layer_axis(figure, layers, t)
     step = {"dtick": 1} if bins <= _READABLE_LAYERS and per_bin == 1 else {}
-    return figure.update_yaxes(title=t(f"chart.axis.{kind}_index"), **step)
+    return _figure(
+        [heatmap],
+        t(f"chart.heatmap.title.{kind}" if per_bin == 1 else "chart.heatmap.title.binned", per_bin=per_bin),
+        f"heatmap-{kind}",
+        HEIGHT if kind == ATTENTION else TALL,
+        xaxis=_layer_axis(layers, t),
+        yaxis={"title": t(f"chart.axis.{kind}_index")} | step,
+    )
 
 
 def layer_importance_bars(
@@ -141,12 +145,17 @@ def layer_importance_bars(
         }
         for column, kind in enumerate(GROUP_TYPES)
     ]
-    figure = _figure(bars, t("chart.layer_importance.title"), "layer-importance", HEIGHT)
-    figure.update_layout(barmode="group" if log else "stack")
-    figure.update_yaxes(title=t("chart.layer_importance.axis"), type="log" if log else "linear")
-    if protection is not None:
-        _shade(figure, np.flatnonzero(~protection.cuttable(layers).any(axis=1)), t("chart.protected"))
-    return _layer_axis(figure, layers, t)
+    spared = [] if protection is None else np.flatnonzero(~protection.cuttable(layers).any(axis=1))
+    return _figure(
+        bars,
+        t("chart.layer_importance.title"),
+        "layer-importance",
+        HEIGHT,
+        barmode="group" if log else "stack",
+        xaxis=_layer_axis(layers, t),
+        yaxis={"title": t("chart.layer_importance.axis"), "type": "log" if log else "linear"},
+        shapes=_shading(spared, t("chart.protected")),
+    )
 
 
 # the plan -------------------------------------------------------------------------------------------------------------
@@ -211,10 +220,15 @@ def pruning_rates(plan: PruningPlan, protection: Protection, t: Translate) -> go
     ]
     traces += _protected_bars(data, protection, t)
     traces += _whole_model_lines(data.target, data.basis, data.actual, layers, t)
-    figure = _figure(traces, t("chart.rates.title"), "rates", HEIGHT)
-    figure.update_layout(barmode="stack")
-    figure.update_yaxes(title=t("chart.rates.axis"), tickformat=".0%", range=[0, 1])
-    return _layer_axis(figure, layers, t)
+    return _figure(
+        traces,
+        t("chart.rates.title"),
+        "rates",
+        HEIGHT,
+        barmode="stack",
+        xaxis=_layer_axis(layers, t),
+        yaxis={"title": t("chart.rates.axis"), "tickformat": ".0%", "range": [0, 1]},
+    )
 
 
 def groups_cut(plan: PruningPlan, t: Translate) -> go.Figure:
@@ -242,13 +256,16 @@ def groups_cut(plan: PruningPlan, t: Translate) -> go.Figure:
                     + "<extra></extra>",
                 }
             )
-    figure = _figure(traces, t("chart.groups_cut.title"), "groups-cut", TALL)
-    figure.update_layout(
+    return _figure(
+        traces,
+        t("chart.groups_cut.title"),
+        "groups-cut",
+        TALL,
         barmode="stack",
+        xaxis=_layer_axis(layers, t),
         yaxis={"title": t("chart.axis.mlp_channels"), "domain": [0, 0.46]},
         yaxis2={"title": t("chart.axis.attention_groups"), "domain": [0.54, 1], "anchor": "x", "gridcolor": _GRID},
     )
-    return _layer_axis(figure, layers, t)
 
 
 @dataclass(frozen=True)
@@ -315,13 +332,18 @@ def score_curve(
         for state in ("cut", "kept")
         if len(part.rank)
     ]
-    figure = _figure(traces, t("chart.curve.title", groups=f"{data.total:,}"), "curve", HEIGHT)
-    for key, share in data.cuts.items():
-        _add_cut_line(figure, key, share, t)
-    decades = np.log10(max(scores.max(initial=floor), floor) / floor)
-    step = {"dtick": 1} if decades > 2 else {}  # whole powers of ten, where the axis has some
-    figure.update_xaxes(title=t("chart.curve.axis.share"), tickformat=".0%", rangemode="tozero")
-    return figure.update_yaxes(title=t("chart.curve.axis.score"), type="log", exponentformat="power", **step)
+    decades = np.log10(scores.max(initial=floor) / floor)
+    step = {"dtick": 1} if decades > 2 else {}  # only whole powers of ten, where the axis has some
+    return _figure(
+        traces,
+        t("chart.curve.title", groups=f"{data.total:,}"),
+        "curve",
+        HEIGHT,
+        xaxis={"title": t("chart.curve.axis.share"), "tickformat": ".0%", "rangemode": "tozero"},
+        yaxis={"title": t("chart.curve.axis.score"), "type": "log", "exponentformat": "power"} | step,
+        shapes=[_cut_line(key, share) for key, share in data.cuts.items()],
+        annotations=[_cut_label(key, share, t) for key, share in data.cuts.items()],
+    )
 
 
 def _curve_trace(part: CurvePart, kind: str, state: str, floor: float, t: Translate) -> dict:
@@ -355,15 +377,24 @@ def _dash(state: str) -> str:
     return "solid" if state == "cut" else "dot"
 
 
-def _add_cut_line(figure: go.Figure, key: str, share: float, t: Translate) -> None:
-    colour = COLOURS["cut" if key == "all" else key]
-    place = {"x": share, "xref": "x", "yref": "paper"}
-    line = {"color": colour, "width": 2, "dash": "dash"}
-    figure.layout.shapes += ({"type": "line", "x0": share, "x1": share, "yref": "paper", "y0": 0, "y1": 1, "line": line},)
-    label = {"text": t(f"chart.curve.cut.{key}", share=_percent(share)), "showarrow": False, "xanchor": "left", "xshift": 4}
-    at_bottom = key == MLP  # so that two lines close to each other keep their labels apart
-    label |= {"y": 0 if at_bottom else 1, "yanchor": "bottom" if at_bottom else "top", "font": {"color": colour}}
-    figure.layout.annotations += (place | label,)
+def _cut_line(key: str, share: float) -> dict:
+    line = {"color": COLOURS["cut" if key == "all" else key], "width": 2, "dash": "dash"}
+    return {"type": "line", "x0": share, "x1": share, "yref": "paper", "y0": 0, "y1": 1, "line": line}
+
+
+def _cut_label(key: str, share: float, t: Translate) -> dict:
+    at_bottom = key == MLP  # two lines may stand close to each other; their labels do not
+    return {
+        "text": t(f"chart.curve.cut.{key}", share=_percent(share)),
+        "font": {"color": COLOURS["cut" if key == "all" else key]},
+        "showarrow": False,
+        "x": share,
+        "xanchor": "left",
+        "xshift": 4,
+        "yref": "paper",
+        "y": 0 if at_bottom else 1,
+        "yanchor": "bottom" if at_bottom else "top",
+    }
 
 
 def _evenly(count: int, most: int) -> np.ndarray:
@@ -413,9 +444,14 @@ def sparsity_bars(layers: pd.DataFrame, plan: PruningPlan, t: Translate) -> go.F
     target, basis = plan.settings.get("pruning_ratio"), plan.settings.get("ratio_basis", "model")
     lines = _whole_model_lines(target, basis, plan.actual_ratio, len(layers), t)
     bars |= {"customdata": hover, "hovertemplate": hovertemplate}
-    figure = _figure([bars, planned, *lines], t("chart.sparsity.title"), "sparsity", HEIGHT)
-    figure.update_yaxes(title=t("chart.sparsity.axis"), tickformat=".0%", rangemode="tozero")
-    return _layer_axis(figure, len(layers), t)
+    return _figure(
+        [bars, planned, *lines],
+        t("chart.sparsity.title"),
+        "sparsity",
+        HEIGHT,
+        xaxis=_layer_axis(len(layers), t),
+        yaxis={"title": t("chart.sparsity.axis"), "tickformat": ".0%", "rangemode": "tozero"},
+    )
 
 
 def parameter_shares_data(shape: ModelShape) -> dict[str, int]:
@@ -446,10 +482,14 @@ def parameter_shares(shape: ModelShape, t: Translate) -> go.Figure:
         "hovertemplate": t("chart.shares.hover", kind="%{y}", parameters="%{x:,}", share="%{customdata:.4%}")
         + "<extra></extra>",
     }
-    title = t("chart.shares.title", total=f"{shape.parameters:,}")
-    figure = _figure([bars], title, "shares", _SMALL)
-    figure.update_xaxes(title=t("chart.axis.parameters"), range=[0, max(values) * 1.15])
-    return figure.update_yaxes(autorange="reversed")
+    return _figure(
+        [bars],
+        t("chart.shares.title", total=f"{shape.parameters:,}"),
+        "shares",
+        _SMALL,
+        xaxis={"title": t("chart.axis.parameters"), "range": [0, max(values) * 1.15]},
+        yaxis={"autorange": "reversed"},
+    )
 
 
 def perplexity_bars_data(metrics: dict) -> dict[str, dict[str, float]]:
@@ -477,20 +517,23 @@ def perplexity_bars(metrics: dict, t: Translate) -> go.Figure:
         }
         for stage, values in stages.items()
     ]
-    figure = _figure(traces, t("chart.perplexity.title"), "perplexity", HEIGHT)
     basis = metrics.get("basis") or {}
     known = {"windows", "seq_len"} <= basis.keys()
     title = t("chart.perplexity.axis.basis", **basis) if known else t("chart.perplexity.axis")
     numbers = [value for values in stages.values() for value in values.values()]
     wide = bool(numbers) and max(numbers) > _LOG_RATIO * min(numbers) > 0
-    return figure.update_yaxes(title=title, type="log" if wide else "linear")
+    yaxis = {"title": title, "type": "log" if wide else "linear"}
+    return _figure(traces, t("chart.perplexity.title"), "perplexity", HEIGHT, yaxis=yaxis)
 
 
 # what the charts share ------------------------------------------------------------------------------------------------
 
 
-def _figure(traces: list, title: str, name: str, height: int) -> go.Figure:
-    """A figure of fixed height; `uirevision` keeps the zoom while only the numbers change."""
+def _figure(traces: list, title: str, name: str, height: int, **layout) -> go.Figure:
+    """A figure of fixed height; `uirevision` keeps the zoom while only the numbers change.
+
+    The whole layout goes in at once: each `update_layout` would check it again and cost milliseconds.
+    """
     return go.Figure(
         data=traces,
         layout={
@@ -502,13 +545,14 @@ def _figure(traces: list, title: str, name: str, height: int) -> go.Figure:
             "uirevision": name,
             "bargap": 0.2,
             "hovermode": "closest",
-        },
+        }
+        | layout,
     )
 
 
-def _layer_axis(figure: go.Figure, layers: int, t: Translate) -> go.Figure:
+def _layer_axis(layers: int, t: Translate) -> dict:
     step = {"dtick": 1, "tickfont": {"size": 10}, "tickangle": 0} if layers <= _READABLE_LAYERS else {}
-    return figure.update_xaxes(title=t("chart.axis.layer"), range=[-0.6, layers - 0.4], **step)
+    return {"title": t("chart.axis.layer"), "range": [-0.6, layers - 0.4]} | step
 
 
 def _bars(x: np.ndarray, y: np.ndarray, look: str, name: str) -> dict:
@@ -582,26 +626,24 @@ def _whole_model_lines(target: float | None, basis: str, actual: float, layers: 
     ]
 
 
-def _shade(figure: go.Figure, layers: np.ndarray, label: str) -> None:
-    """Shades runs of neighbouring layers over the whole height."""
+def _shading(layers: np.ndarray, label: str) -> list[dict]:
+    """Grey areas over the whole height, one for each run of neighbouring layers."""
     runs = np.split(layers, np.flatnonzero(np.diff(layers) > 1) + 1) if len(layers) else []
-    figure.update_layout(
-        shapes=[
-            {
-                "type": "rect",
-                "layer": "below",
-                "x0": run[0] - 0.5,
-                "x1": run[-1] + 0.5,
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "line": {"width": 0},
-                "fillcolor": "rgba(138, 145, 156, 0.25)",
-                "label": {"text": label, "textposition": "top center", "font": {"size": 10}},
-            }
-            for run in runs
-        ]
-    )
+    return [
+        {
+            "type": "rect",
+            "layer": "below",
+            "x0": run[0] - 0.5,
+            "x1": run[-1] + 0.5,
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "line": {"width": 0},
+            "fillcolor": "rgba(138, 145, 156, 0.25)",
+            "label": {"text": label, "textposition": "top center", "font": {"size": 10}},
+        }
+        for run in runs
+    ]
 
 
 def _percent(share: float) -> str:

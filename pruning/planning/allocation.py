@@ -119,10 +119,10 @@ class Floors:
 
 def removable(table: GroupTable, protection: Protection, floors: Floors) -> np.ndarray:
     """Positions that may go, lowest score first: measured, unprotected, and not needed for a floor."""
-    shape, order, block = table.shape, table.order, table.groups.block
+    shape = table.shape
     per_block = floors.per_block(shape).ravel()
     per_block[~protection.cuttable(shape.num_layers).ravel()] = np.iinfo(np.int64).max
-    return order[table.rank_from_best[order] >= per_block[block[order]]]
+    return table.order[table.rank_in_order >= per_block[table.block_in_order]]
 
 
 def ratio_base(shape: ModelShape, protection: Protection, basis: str) -> int:

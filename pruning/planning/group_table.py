@@ -71,6 +71,16 @@ class GroupTable:
         return rank
 
     @cached_property
+    def block_in_order(self) -> np.ndarray:
+        """Block of each entry of `order`, int32. With `rank_in_order`, what a slider's change starts from."""
+        return self.groups.block[self.order]
+
+    @cached_property
+    def rank_in_order(self) -> np.ndarray:
+        """`rank_from_best` of each entry of `order`, int64."""
+        return self.rank_from_best[self.order]
+
+    @cached_property
     def block_importance(self) -> np.ndarray:
         """Summed importance, [layers, 2] float64: attention, MLP; 0 where nothing was measured."""
         weights = np.nan_to_num(self.importance, nan=0.0)
