@@ -11,21 +11,25 @@ from collections.abc import Iterator
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
+    LlamaForCausalLM,
+    MistralForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen3Config,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
 )
 
 from ..planning.kept_indices import tensor_cut
 from ..planning.plan import PruningPlan
 from ..planning.shape import PRUNED_PREFIX, LayerShape, ModelShape
-from .architecture import PRUNED_CONFIGS, PRUNED_MODELS
+from .architecture import PRUNED_MODELS
 
-_STOCK_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+_STOCK_MODELS = {
+    "llama": LlamaForCausalLM,
+    "mistral": MistralForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+}
 # Values that say what the source was, not what the cut model is; `layer_types` is set anew.
 _OF_THE_SOURCE = ("model_type", "architectures", "auto_map", "per_layer_config", "transformers_version", "_name_or_path")
 
@@ -63,13 +67,13 @@ def cut_config(config: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig:
     family = _stock_family(shape)
     if family is None:
         overrides = {i: _override(layer) for i, layer in enumerate(shape.layers)}
-        return PRUNED_CONFIGS[shape.family](**values, per_layer_config=overrides)
+        return PRUNED_MODELS[shape.family].config_class(**values, per_layer_config=overrides)
     values |= _sizes(shape.layers[0])
     if family == "mistral" and shape.family == "llama":
         values |= {"sliding_window": None}
         for name in ("attention_bias", "mlp_bias", "pretraining_tp"):
             values.pop(name, None)
-    return _STOCK_CONFIGS[family](**values)
+    return _STOCK_MODELS[family].config_class(**values)
 
 
 def _stock_family(shape: ModelShape) -> str | None:
@@ -109,7 +113,7 @@ def _sizes(layer: LayerShape) -> dict[str, int]:
 def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     if config.model_type.startswith(PRUNED_PREFIX):
         return PRUNED_MODELS[config.model_type.removeprefix(PRUNED_PREFIX)]
-    return AutoModelForCausalLM._model_mapping[type(config)]
+    return _STOCK_MODELS[config.model_type]
 
 
 def _cut_weights(model: PreTrainedModel, plan: PruningPlan, release_source: bool) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -10,12 +10,6 @@ from . import configuration_pruned, modeling_pruned
 
 CODE_FILES = (Path(configuration_pruned.__file__), Path(modeling_pruned.__file__))
 
-PRUNED_CONFIGS = {
-    "llama": configuration_pruned.PrunedLlamaConfig,
-    "mistral": configuration_pruned.PrunedMistralConfig,
-    "qwen2": configuration_pruned.PrunedQwen2Config,
-    "qwen3": configuration_pruned.PrunedQwen3Config,
-}
 PRUNED_MODELS = {
     "llama": modeling_pruned.PrunedLlamaForCausalLM,
     "mistral": modeling_pruned.PrunedMistralForCausalLM,
@@ -26,10 +20,10 @@ PRUNED_MODELS = {
 
 def auto_map(family: str) -> dict[str, str]:
     """The entry of config.json that leads AutoConfig, AutoModel and AutoModelForCausalLM to the two files."""
-    config, causal_lm = PRUNED_CONFIGS[family], PRUNED_MODELS[family]
+    causal_lm = PRUNED_MODELS[family]
     model = causal_lm.__name__.removesuffix("ForCausalLM") + "Model"
     return {
-        "AutoConfig": f"{CODE_FILES[0].stem}.{config.__name__}",
+        "AutoConfig": f"{CODE_FILES[0].stem}.{causal_lm.config_class.__name__}",
         "AutoModel": f"{CODE_FILES[1].stem}.{model}",
         "AutoModelForCausalLM": f"{CODE_FILES[1].stem}.{causal_lm.__name__}",
     }

@@ -1,0 +1,128 @@
+"""A model as a Hugging Face folder: written whole, loaded again, checked in a fresh process, packed for download.
+
+config.json  generation_config.json  model.safetensors (or shards and their index)  tokenizer files
+layers of different sizes: also configuration_pruned.py and modeling_pruned.py, found through `auto_map`
+"""
+
+import copy
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import PruningError
+from ..model.architecture import CODE_FILES, PRUNED_MODELS, auto_map
+from ..planning.checkpoint_header import INDEX_FILE, read_config
+from ..planning.shape import FAMILIES, PRUNED_PREFIX
+from .disk import written_whole
+from .model_card import model_card
+from .reload_check import check_reload
+
+__all__ = ["check_reload", "load_trusted", "model_card", "save_model", "write_zip"]
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise Cancelled
+_SMALL_FILES = 64 * 2**20  # config, tokenizer and code take less
+_CHUNK = 8 * 2**20
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+    max_shard_size: int | str = "5GB",
+    dtype: torch.dtype | None = None,
+    on_progress: Progress | None = None,
+) -> None:
+    """Writes `folder`, replacing one that stands there once all is written; weights as `dtype` (default: the model's).
+
+    Raises PruningError when the disk is full or cannot be written. The folder loads with `from_pretrained`; with
+    `trust_remote_code=True` where layers differ in size.
+    """
+    dtype = dtype or model.dtype
+    weights = dict(model.named_parameters())  # a tied lm_head comes once, as embed_tokens
+    total = sum(weight.numel() for weight in weights.values()) * dtype.itemsize
+    with written_whole(Path(folder), total + _SMALL_FILES) as part:
+        part.mkdir()
+        _write_weights(weights, dtype, part, max_shard_size, total, on_progress)
+        _write_config(model, dtype, part)
+        # Not `save_pretrained`: it refuses settings that many published models come with (temperature without do_sample).
+        model.generation_config.to_json_file(part / "generation_config.json")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)
+        # safetensors makes its files readable for their owner only.
+        for file in part.glob("*.safetensors"):
+            shutil.copymode(part / "config.json", file)
+
+
+def _write_weights(
+    weights: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path, max_shard_size, total: int, on_progress: Progress | None
+) -> None:
+    """Writes one file at a time, so that only the weights of one shard are held in `dtype`."""
+    plan = split_torch_state_dict_into_shards(
+        {name: torch.empty_like(weight, dtype=dtype, device="meta") for name, weight in weights.items()},
+        max_shard_size=max_shard_size,
+    )
+    done = 0
+    for file, names in plan.filename_to_tensors.items():
+        if on_progress:
+            on_progress(done, total)
+        shard = {name: weights[name].detach().to("cpu", dtype).contiguous() for name in names}
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        done += sum(weight.nbytes for weight in shard.values())
+    if plan.is_sharded:
+        index = {"metadata": {"total_size": total}, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if on_progress:
+        on_progress(total, total)
+
+
+def _write_config(model: PreTrainedModel, dtype: torch.dtype, folder: Path) -> None:
+    config: PreTrainedConfig = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.architectures = [type(model).__name__]
+    if config.model_type.startswith(PRUNED_PREFIX):
+        config.auto_map = auto_map(config.model_type.removeprefix(PRUNED_PREFIX))
+        for file in CODE_FILES:
+            shutil.copyfile(file, folder / file.name)
+    config.save_pretrained(folder)
+
+
+def load_trusted(folder: Path, **options):
+    """The model of a folder that this project wrote, `options` as for `from_pretrained`; runs no code of the folder.
+
+    Layers of different sizes are built by the classes of this program. Raises PruningError for another architecture.
+    """
+    model_type = read_config(Path(folder)).get("model_type")
+    family = str(model_type).removeprefix(PRUNED_PREFIX)
+    if family not in FAMILIES:
+        raise PruningError("architecture", found=model_type, supported=", ".join(FAMILIES))
+    if family == model_type:
+        return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+    return PRUNED_MODELS[family].from_pretrained(folder, **options)
+
+
+def write_zip(folder: Path, zip_path: Path, on_progress: Progress | None = None) -> None:
+    """Packs the files of `folder` under its name, uncompressed (weights do not compress).
+
+    `on_progress` is told the bytes done and in all, and may raise to stop. Raises PruningError when the disk is full or
+    cannot be written; a zip that is not complete never stands under its name.
+    """
+    folder, zip_path = Path(folder), Path(zip_path)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    total = sum(file.stat().st_size for file in files)
+    done = 0
+    with written_whole(zip_path, total + _SMALL_FILES) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        for file in files:
+            entry = zipfile.ZipInfo.from_file(file, Path(folder.name) / file.relative_to(folder))
+            with file.open("rb") as source, archive.open(entry, "w", force_zip64=True) as packed:
+                while chunk := source.read(_CHUNK):
+                    packed.write(chunk)
+                    done += len(chunk)
+                    if on_progress:
+                        on_progress(done, total)

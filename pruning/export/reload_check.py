@@ -1,0 +1,141 @@
+"""Is the folder the model? A fresh process loads it as any user would, and its logits are held against the ones here.
+
+    this process: model -> float32 logits -> reference file        fresh process: folder -> float32 logits -> differences
+
+The fresh process knows none of this project's classes: it finds the code of layers that differ in size in the folder.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import PruningError
+from ..planning.checkpoint_header import read_config
+from ..planning.shape import PRUNED_PREFIX
+
+TOLERANCE = 1e-4  # largest difference of any logit
+_TIMEOUT = 3600  # seconds; reading tens of gigabytes from a slow disk takes its time
+_SAMPLE_TEXT = "def area(width, height):\n    return width * height  # 面积 ü\n"
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+def check_reload(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, windows: torch.Tensor
+) -> dict[str, float]:
+    """{"max_abs_diff": largest difference of any logit, "top1": share of positions with the same most likely token}.
+
+    `windows` are token ids, [samples, seq_len] int64. Both sides compute in float32; the model here first takes the
+    rounding of the folder's dtype. Raises PruningError when the folder does not load, or the difference is 1e-4 or more.
+    """
+    with tempfile.TemporaryDirectory(prefix="reload-check-") as temporary:
+        reference = Path(temporary) / "reference.safetensors"
+        try:
+            _write_reference(reference, Path(folder), model, tokenizer, windows)
+        except (OSError, SafetensorError) as error:
+            raise PruningError("disk_write", path=reference, reason=error) from error
+        result = _in_fresh_process(Path(folder).resolve(), reference, str(model.device))
+    if not result["max_abs_diff"] < TOLERANCE:  # written so that NaN fails
+        raise PruningError("export_mismatch", difference=result["max_abs_diff"])
+    return result
+
+
+def _write_reference(file: Path, folder: Path, model, tokenizer, windows: torch.Tensor) -> None:
+    dtype = getattr(torch, read_config(folder)["dtype"])
+    with _as_saved(model, dtype), torch.inference_mode():
+        logits = [model(window[None].to(model.device), use_cache=False).logits[0].cpu() for window in windows]
+    tensors = {"windows": windows.cpu().contiguous(), "logits": torch.stack(logits)}
+    if tokenizer is not None:
+        tensors["token_ids"] = torch.tensor(tokenizer(_SAMPLE_TEXT)["input_ids"])
+    save_file(tensors, file)
+
+
+@contextmanager
+def _as_saved(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+    """Within the block `model` computes in float32, with the values that a file of `dtype` holds."""
+    training, held = model.training, []
+    try:
+        model.eval()
+        for parameter in model.parameters():
+            original = parameter.data
+            parameter.data = original.to(dtype).to(torch.float32)
+            lossless = torch.equal(parameter.data.to(original.dtype), original)
+            # What can be had back by converting is not kept: a bfloat16 model then needs no second copy of itself.
+            held.append((parameter, original.dtype, None if lossless else original))
+            del original
+        yield
+    finally:
+        for parameter, original_dtype, original in held:
+            parameter.data = parameter.data.to(original_dtype) if original is None else original
+        model.train(training)
+
+
+def _in_fresh_process(folder: Path, reference: Path, device: str) -> dict[str, float]:
+    """What the fresh process prints; raises PruningError with the last line of its complaint when it fails."""
+    modules_cache = reference.parent / "modules"  # empty, so that the code in the folder is the code that runs
+    environment = os.environ | {"HF_MODULES_CACHE": str(modules_cache), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "pruning.export.reload_check", str(folder), str(reference), device]
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=_PROJECT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PruningError("export_reload", reason=error) from error
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        complaint = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
+        raise PruningError("export_reload", reason=complaint[-1]) from error
+
+
+def compare(folder: str, reference: str, device: str) -> dict[str, float]:
+    """The fresh process's part: loads `folder` and compares; ends the process with a sentence when it does not load well."""
+    tensors = load_file(reference)
+    own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)
+    if "token_ids" in tensors:
+        _check_tokenizer(folder, own_code, tensors["token_ids"])
+    model = _load(folder, own_code, device)
+    differences, agreeing = [], 0
+    with torch.inference_mode():
+        for window, expected in zip(tensors["windows"], tensors["logits"], strict=True):
+            logits = model(window[None].to(device), use_cache=False).logits[0].cpu()
+            differences.append((logits - expected).abs().max())
+            agreeing += (logits.argmax(-1) == expected.argmax(-1)).sum().item()
+    # torch's maximum, not Python's: that one loses a NaN.
+    return {"max_abs_diff": torch.stack(differences).max().item(), "top1": agreeing / tensors["windows"].numel()}
+
+
+def _check_tokenizer(folder: str, own_code: bool, expected: torch.Tensor) -> None:
+    # Said for the tokenizer too: left open, transformers asks on the terminal before it reads a config with code.
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code)
+    if tokenizer(_SAMPLE_TEXT)["input_ids"] != expected.tolist():
+        sys.exit("the tokenizer gives other tokens")
+
+
+def _load(folder: str, own_code: bool, device: str) -> PreTrainedModel:
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=own_code, output_loading_info=True
+    )
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[fault]:
+            sys.exit(f"{fault.replace('_', ' ')}: {sorted(info[fault])[:5]}")
+    return model.to(device).eval()
+
+
+if __name__ == "__main__":
+    print(json.dumps(compare(*sys.argv[1:])))
