@@ -1,0 +1,70 @@
+# make app     set up and open the app on http://localhost:8501
+# make test    set up and run every test
+# make lint    check the code's form
+# make clean   remove the environment and caches; experiments in prune_log/ stay
+#
+# PYTHON, PORT and VENV can be given: make app PYTHON=python3.12 PORT=8502
+
+PYTHON ?= python3
+PORT ?= 8501
+VENV ?= .venv
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+# Everything runs as `python -m ...`: scripts of an environment break when its folder is moved or has a space in its name.
+PY := $(VENV)/bin/python
+APP_READY := $(VENV)/.requirements
+TESTS_READY := $(VENV)/.requirements-dev
+
+.PHONY: app test lint clean check-port check-chromium
+.DELETE_ON_ERROR:
+
+app: $(APP_READY) check-port
+	@echo "Opening http://localhost:$(PORT) - Ctrl-C stops the app."
+	@"$(PY)" -m streamlit run app.py --server.port $(PORT)
+
+# One math thread per worker: more only fight over the cores.
+test: $(TESTS_READY) check-chromium
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -n $(WORKERS) --dist loadfile -rs $(PYTEST_ARGS)
+
+lint: $(TESTS_READY)
+	"$(PY)" -m ruff check .
+	"$(PY)" -m ruff format --check .
+
+clean:
+	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamp files: pip runs again only when a requirements file is newer than the last complete installation.
+$(APP_READY): requirements.txt
+	@$(make_environment)
+	@echo "Installing requirements into $(VENV) - a few minutes the first time."
+	@"$(PY)" -m pip install --disable-pip-version-check -r requirements.txt
+	@touch "$@"
+
+$(TESTS_READY): requirements-dev.txt $(APP_READY)
+	@echo "Installing what the tests need into $(VENV)."
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch "$@"
+
+# An environment that is there and works is kept; one left half-made, or whose Python is gone, is made anew.
+define make_environment
+if ! "$(PY)" -m pip --version >/dev/null 2>&1; then \
+	command -v "$(PYTHON)" >/dev/null || { \
+		echo "$(PYTHON) was not found. Install Python 3.11, 3.12 or 3.13, or name one: make app PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1); this project needs Python 3.11, 3.12 or 3.13. Name one: make app PYTHON=python3.11" >&2; exit 1; }; \
+	"$(PYTHON)" -m venv --clear "$(VENV)" || { \
+		echo "The virtual environment could not be made. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }; \
+fi
+endef
+
+check-port: $(APP_READY)
+	@"$(PY)" -c 'import socket, sys; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(("127.0.0.1", int(sys.argv[1])))' "$(PORT)" 2>/dev/null || { \
+		echo "Port $(PORT) cannot be used. If the app is already running, open http://localhost:$(PORT); otherwise choose another port: make app PORT=8502" >&2; exit 1; }
+
+# The browser tests drive Debian's chromium. Without it they are skipped, but never where CI decides by the result.
+check-chromium:
+	@command -v chromium >/dev/null || if [ -n "$$CI" ]; then \
+		echo "chromium is not installed, and the browser tests must run here: apt-get install chromium" >&2; exit 1; \
+	else echo "NOTE: chromium is not installed, so the browser tests will be skipped (Debian: sudo apt-get install chromium)."; fi
