@@ -1,5 +1,9 @@
 """Small random models of the four families: two query heads per KV head, nothing at its default value."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -9,6 +13,9 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from pruning.planning.plan import PruningPlan
+from pruning.planning.shape import ModelShape
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
@@ -53,3 +60,19 @@ def tiny_model(
                 parameter.normal_(0, 0.5 if name.endswith("bias") else 0.2)
     model.generation_config.eos_token_id = None  # generate to the length that is asked for
     return model.eval()
+
+
+def plan_without(
+    model: PreTrainedModel, removed: dict[tuple[int, str], Iterable[int]], remove_empty_layers: bool = False
+) -> PruningPlan:
+    """The plan that removes the named groups, given per (layer, "attention" or "mlp")."""
+    whole = PruningPlan.keep_all(ModelShape.from_config(model.config.to_dict()))
+    kept = whole.kept.copy()
+    for (layer_idx, group_type), groups in removed.items():
+        kept[np.arange(len(kept))[whole.groups.slice_of(layer_idx, group_type)][list(groups)]] = False
+    return replace(whole, kept=kept, remove_empty_layers=remove_empty_layers)
+
+
+def random_ids(rows: int, length: int, vocab_size: int = 67, seed: int = 1) -> torch.Tensor:
+    """Token ids without special ones, [rows, length] int64."""
+    return torch.randint(3, vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed))

@@ -116,7 +116,7 @@ def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return _STOCK_MODELS[config.model_type]
 
 
-def _cut_weights(model: PreTrainedModel, plan: PruningPlan, release_source: bool) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _cut_weights(model: PreTrainedModel, plan: PruningPlan, release_source: bool) -> Iterator[tuple[str, torch.Tensor]]:
     """Name in the cut model and what stays, for each parameter; tied ones come once."""
     for name, parameter in list(model.named_parameters()):
         rule = tensor_cut(name, plan)
@@ -124,7 +124,7 @@ def _cut_weights(model: PreTrainedModel, plan: PruningPlan, release_source: bool
             kept = parameter.detach()
             if rule.kept is not None:
                 kept = kept.index_select(rule.dim, torch.from_numpy(rule.kept).to(kept.device))
-            yield rule.name, torch.nn.Parameter(kept, requires_grad=parameter.requires_grad)
+            yield rule.name, kept
         if release_source:
             parameter.data = parameter.new_empty(0)
 

@@ -91,7 +91,7 @@ def build_decoder(model: nn.Module, config, layer_class: type, norm_class: type,
     model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, model.padding_idx)
     model.layers = nn.ModuleList(build_layer(layer_class, config, i) for i in range(config.num_hidden_layers))
     model.norm = norm_class(config.hidden_size, eps=config.rms_norm_eps)
-    # Scaled rotary embeddings (llama3, yarn, ...) look at the number of heads before they look at `head_dim`.
+    # Some scaled rotary embeddings (yarn, dynamic) look at the number of heads before they look at `head_dim`.
     model.rotary_emb = rotary_class(config=config.per_layer_config[0])
     model.gradient_checkpointing = False
     model.has_sliding_layers = "sliding_attention" in (getattr(config, "layer_types", None) or ())
