@@ -12,6 +12,7 @@ MESSAGES = {
     "setting_range": "`{name}` is {value}; it must be {expected}.",
     "setting_choice": "`{name}` is {value!r}; it must be one of: {choices}.",
     "setting_conflict": "`{name}` was given twice with different values: {first} and {second}. Keep one.",
+    "unexpected_flag": "{message}. See --help.",
     "setting_missing": "`{name}` is required.",
     "settings_exclusive": "`{first}` and `{second}` cannot be used together; `{first}` replaces `{second}`.",
     "experiment_name": "The experiment name {name!r} cannot be a folder name: use letters, digits, '.', '_' and '-', "
@@ -65,7 +66,8 @@ MESSAGES = {
     "all_protected": "Every layer is protected, so nothing can be cut. Protect fewer layers.",
     "ratio_unreachable": "{ratio:.4g} of {basis} cannot be removed: with this protection and these floors at most "
     "{largest:.4f} can. Lower the ratio, protect fewer layers, or allow empty layers.",
-    "nothing_to_cut": "The ratio {ratio:.4g} is smaller than the cheapest group ({cost:,} parameters), so nothing would be cut.",
+    "nothing_to_cut": "The ratio {ratio:.4g} leaves no room for the first group to go ({cost:,} parameters), so nothing "
+    "would be cut. Raise the ratio.",
     "split": "`pruning_distribution` is {value!r}; write auto, or attention:MLP shares such as 2:8.",
     "split_unreachable": "The split {split} asks for {asked:,} parameters of {kind}; only {largest:,} can be removed.",
     "table_columns": "{path} lacks the column {column!r}; it needs: {columns}.",

@@ -27,6 +27,7 @@ from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
 
 FORMAT_VERSION = 1
+TABLE_FILE = "global_group_table.csv"
 _NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,119}")
 
 
@@ -45,10 +46,13 @@ class Experiment:
 
     @classmethod
     def create(cls, root: str | Path, name: str, overwrite: bool = False) -> "Experiment":
-        """A new, empty experiment; raises PruningError when the name is taken and `overwrite` is not set."""
+        """A new, empty experiment; one that failed before it measured anything gives way to it.
+
+        Raises PruningError when the name is taken and `overwrite` is not set.
+        """
         experiment = cls.at(root, name)
         if experiment.folder.exists():
-            if not overwrite:
+            if experiment.has(TABLE_FILE) and not overwrite:
                 raise PruningError("experiment_exists", name=name)
             shutil.rmtree(experiment.folder)
         experiment.folder.mkdir(parents=True)
@@ -78,15 +82,15 @@ class Experiment:
 
     # settings -----------------------------------------------------------------------------------------------------
 
-    def write_settings(self, settings: dict, header: CheckpointHeader, versions: dict) -> None:
-        """Writes `description.txt`: every setting, the model's fingerprint and config, versions of the libraries."""
-        content = {
-            "format_version": FORMAT_VERSION,
-            "settings": settings,
-            "fingerprint": header.fingerprint,
-            "model": {"config": header.config, "bytes": header.weight_bytes, "dtype": header.dtype},
-            "versions": versions,
-        }
+    def write_settings(self, settings: dict) -> None:
+        """Writes `description.txt` with every setting; what is known of the model stays."""
+        known = self.description() if self.has("description.txt") else {"format_version": FORMAT_VERSION, "fingerprint": None}
+        write_json(self.path("description.txt"), known | {"settings": settings})
+
+    def write_model(self, header: CheckpointHeader, versions: dict) -> None:
+        """Adds to `description.txt` the model's fingerprint and config, and versions of the libraries."""
+        model = {"config": header.config, "bytes": header.weight_bytes, "dtype": header.dtype}
+        content = self.description() | {"fingerprint": header.fingerprint, "model": model, "versions": versions}
         write_json(self.path("description.txt"), content)
 
     def description(self) -> dict:
@@ -103,11 +107,11 @@ class Experiment:
     # tables and plans ---------------------------------------------------------------------------------------------
 
     def write_table(self, table: GroupTable) -> None:
-        """Writes `global_group_table.csv` and its sidecar."""
-        self._write_group_csv("global_group_table.csv", table, table.order)
+        """Writes the group table and its sidecar."""
+        self._write_group_csv(TABLE_FILE, table, table.order)
 
     def read_table(self) -> GroupTable:
-        return read_table(self.path("global_group_table.csv"), self.shape())
+        return read_table(self.path(TABLE_FILE), self.shape())
 
     def write_plan(self, plan: PruningPlan, table: GroupTable) -> None:
         """Writes `plan.json` and `groups_to_prune.csv`."""

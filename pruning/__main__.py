@@ -1,0 +1,139 @@
+"""`python -m pruning global ...`: the road without a browser. Flags are made from settings.py.
+
+Exit codes: 0 done, 2 for input the person can mend (one sentence says what), 130 stopped, 1 anything else.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from .errors import Cancelled, PruningError
+from .experiment import TABLE_FILE, Experiment
+from .settings import GROUPS, SETTINGS, Setting, canonical, resolve
+
+_USER_ERROR, _STOPPED, _FAILED = 2, 130, 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """One sentence instead of the whole usage; an unknown flag gets the nearest known one."""
+        raise PruningError("unexpected_flag", message=message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    try:
+        return _global(_parse(sys.argv[1:] if arguments is None else arguments))
+    except (Cancelled, KeyboardInterrupt):
+        print("Stopped.", file=sys.stderr)
+        return _STOPPED
+    except PruningError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return _FAILED if error.code == "unexpected" else _USER_ERROR
+
+
+def _parse(arguments: list[str]) -> dict:
+    """Settings as given, by their current names; old names print which name to use now."""
+    parser = _Parser(prog="python -m pruning", description="Prune Llama-family models: whole KV groups and MLP channels.")
+    commands = parser.add_subparsers(dest="strategy", required=True, metavar="command", parser_class=_Parser)
+    command = commands.add_parser(
+        "global", help="measure, cut the lowest-scored groups of the whole model, evaluate, save", allow_abbrev=False
+    )
+    _add_flags(command)
+    known, unknown = parser.parse_known_args(arguments)
+    for flag in unknown:
+        if not flag.startswith("--"):
+            raise PruningError("unexpected_flag", message=f"unexpected argument {flag!r}")
+        canonical(flag.removeprefix("--").partition("=")[0])
+    given = {name: value for name, value in vars(known).items() if name != "strategy" and value is not None}
+    for name in given:
+        if canonical(name) != name:
+            print(f"Note: --{name} is now called --{canonical(name)}.", file=sys.stderr)
+    return given
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    for group in GROUPS:
+        section = parser.add_argument_group(group)
+        for setting in SETTINGS.values():
+            if setting.group == group:
+                _add_flag(section, setting)
+
+
+def _add_flag(section, setting: Setting) -> None:
+    # Values stay text here: settings.py checks them, so that page and terminal say the same sentence.
+    default = "" if setting.default is None or setting.default == "" else f" Default: {setting.default}."
+    unit = f" [{setting.unit}]" if setting.unit else ""
+    options = {"help": f"{setting.help}{unit}{default}".replace("%", "%%"), "default": None, "dest": setting.name}
+    if setting.kind is bool:
+        section.add_argument(setting.flag, action=argparse.BooleanOptionalAction, **options)
+        return
+    section.add_argument(setting.flag, metavar=(setting.unit or setting.kind.__name__).upper(), **options)
+    for old in setting.old_names:
+        section.add_argument(f"--{old}", help=argparse.SUPPRESS, default=None, dest=old)
+
+
+def _global(given: dict) -> int:
+    settings = resolve(given)
+    if settings["base_model"] is None:
+        raise PruningError("setting_missing", name="base_model")
+    only_baseline = "pruning_ratio" not in given and settings["test_before_prune"]
+    settings["experiment_name"] = settings["experiment_name"] or _default_name(settings)
+    Experiment.at(settings["output_root"], settings["experiment_name"])
+
+    from .model.checkpoint import open_checkpoint  # torch takes seconds; bad arguments are answered before
+    from .model.runtime import tune_allocator
+    from .runs import steps
+    from .runs.planner import check_plan_settings
+
+    tune_allocator()
+    token = os.environ.get("HF_TOKEN")
+    header = open_checkpoint(settings["base_model"], token)
+    if not only_baseline:
+        check_plan_settings(header.shape, settings)
+    experiment = Experiment.create(settings["output_root"], settings["experiment_name"], settings["overwrite"])
+    experiment.write_settings(settings)
+    try:
+        steps.run("baseline" if only_baseline else "global", experiment, console=True, token=token)
+    except PruningError:
+        if not experiment.has(TABLE_FILE):
+            shutil.rmtree(experiment.folder)  # nothing was measured: nothing is left behind
+        raise
+    _print_summary(experiment)
+    return 0
+
+
+def _default_name(settings: dict) -> str:
+    model = Path(settings["base_model"]).name
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in model).strip(".") or "model"
+    return "-".join([safe, "global", f"{settings['pruning_ratio']:g}", datetime.now().strftime("%Y%m%d-%H%M%S")])
+
+
+def _print_summary(experiment: Experiment) -> None:
+    metrics = experiment.metrics()
+    rows = [("experiment", str(experiment.folder))]
+    if "parameters" in metrics:
+        before, after = metrics["parameters"]["before"], metrics["parameters"]["after"]
+        ratio = metrics["ratio"]
+        rows.append(("parameters", f"{before:,} -> {after:,}"))
+        rows.append(
+            ("ratio", f"{ratio['actual']:.2%} of all parameters (target {ratio['target']:.2%} of {ratio['target_basis']})")
+        )
+        sizes = metrics["size_bytes"]
+        rows.append(("weights", f"{sizes['before'] / 2**30:.4f} GiB -> {sizes['after'] / 2**30:.4f} GiB"))
+    for stage, values in metrics.get("perplexity", {}).items():
+        basis = metrics["basis"]
+        for dataset, value in values.items():
+            shown = "infinite" if value is None else f"{value:.2f}"
+            rows.append((f"perplexity {stage}", f"{shown} ({dataset}, seq {basis['seq_len']}, {basis['windows']} windows)"))
+    if experiment.has("model"):
+        rows.append(("model", str(experiment.model_folder)))
+    width = max(len(name) for name, _ in rows)
+    print("\n" + "\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

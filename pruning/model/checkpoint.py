@@ -1,0 +1,102 @@
+"""Find, check and load a model and its tokenizer.
+
+    headers against config  ->  load  ->  no missing, unexpected or wrongly sized weights
+
+Safetensors by default; a .bin only as plain tensors. Sizes before loading: model_source.py.
+"""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..errors import PruningError
+from ..export.hugging_face import load_trusted
+from ..planning.checkpoint_header import CheckpointHeader
+from ..planning.shape import PRUNED_PREFIX
+from .model_source import fetch
+from .runtime import resolve_attention, resolve_device, resolve_dtype
+
+_SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to compute with, the tokenizer that belongs to it, and the header of the files it came from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    header: CheckpointHeader
+
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """The number format of the files, which a cut model is saved in."""
+        return _SAFETENSORS_DTYPES.get(self.header.dtype, self.model.dtype)
+
+
+def open_checkpoint(base_model: str, token: str | None = None) -> CheckpointHeader:
+    """The checked header of a model; a hub model is downloaded first. Raises PruningError."""
+    header = CheckpointHeader.read(fetch(base_model, token))
+    header.check()
+    return header
+
+
+def load(header: CheckpointHeader, settings: dict) -> LoadedModel:
+    """The model and tokenizer of a checked folder, on the device and in the dtype of `settings`.
+
+    Raises PruningError for weights that do not fit the config, pickled objects, or an unreadable tokenizer.
+    """
+    device = resolve_device(settings["device"])
+    head_dim = header.shape.layers[0].head_dim
+    options = {
+        "dtype": resolve_dtype(settings["dtype"], device),
+        "attn_implementation": resolve_attention(settings["attn_implementation"], device, head_dim),
+        "device_map": "auto" if settings["device"] == "auto" and device.type == "cuda" else device,
+        "output_loading_info": True,
+        "use_safetensors": bool(header.tensors),
+    }
+    model = _load_model(header, options, settings["trust_remote_code"])
+    model.eval()
+    return LoadedModel(model, load_tokenizer(header.folder, settings["trust_remote_code"]), header)
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder; raises PruningError when there is none or it cannot be read."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise PruningError("tokenizer", model=str(folder), reason=_first_line(error)) from error
+
+
+def _load_model(header: CheckpointHeader, options: dict, trust_remote_code: bool) -> PreTrainedModel:
+    own_class = header.config["model_type"].startswith(PRUNED_PREFIX)
+    logging.set_verbosity_error()  # what it warns of is raised below
+    logging.disable_progress_bar()
+    try:
+        if own_class:
+            model, info = load_trusted(header.folder, **options)
+        else:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                header.folder, trust_remote_code=trust_remote_code, weights_only=True, **options
+            )
+    except pickle.UnpicklingError as error:
+        raise PruningError("pickle_refused", file=header.weight_files[0]) from error
+    except (RuntimeError, ValueError, OSError) as error:
+        if "out of memory" in str(error):
+            raise
+        if "weights_only" in str(error) or "Weights only load failed" in str(error):
+            raise PruningError("pickle_refused", file=header.weight_files[0]) from error
+        raise PruningError("weights_truncated", file=header.folder, reason=_first_line(error)) from error
+    for code, names in (("weights_missing", info["missing_keys"]), ("weights_unexpected", info["unexpected_keys"])):
+        if names:
+            raise PruningError(code, name=min(names), more="")
+    for name, found, expected in info["mismatched_keys"]:
+        raise PruningError("weights_mismatch", name=name, found=list(found), expected=list(expected))
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,105 @@
+"""Where a model comes from: the embedded demo, a local folder, or the Hugging Face hub.
+
+Finds and sizes up a model before any weight is read. Imports no torch, so that a page can call it.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import PruningError
+from ..planning.checkpoint_header import CheckpointHeader, read_config
+from ..planning.shape import ModelShape
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "demo_model"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
+_CONFIG_FILES = ["*.json", "tokenizer*", "*.model", "*.jinja", "LICENSE*", "merges.txt", "vocab.txt"]
+
+
+@dataclass(frozen=True)
+class ModelPreview:
+    """What is known of a model before its weights are read. `weights_checked`: headers were held against the config."""
+
+    name: str
+    shape: ModelShape
+    weight_bytes: int
+    dtype: str | None
+    weights_checked: bool
+
+
+def local_folder(base_model: str, allowed_roots: tuple[Path, ...] | None = None) -> Path | None:
+    """The folder that `base_model` names (`demo` is the embedded model), or None when it is a hub id.
+
+    Raises PruningError for a path that is no folder, or lies outside `allowed_roots` when these are given.
+    """
+    if base_model == DEMO:
+        return DEMO_FOLDER
+    path = Path(base_model).expanduser()
+    looks_local = path.is_absolute() or base_model.startswith((".", "~")) or path.is_dir()
+    if not looks_local:
+        if not _HUB_ID.fullmatch(base_model):
+            raise PruningError("model_not_found", model=base_model)
+        return None
+    if allowed_roots is not None:
+        resolved = path.resolve()
+        if not any(resolved.is_relative_to(root.resolve()) for root in allowed_roots):
+            raise PruningError("model_outside_roots", model=base_model, roots=", ".join(map(str, allowed_roots)))
+    if not path.is_dir():
+        raise PruningError("model_not_found", model=base_model)
+    return path
+
+
+def preview(base_model: str, token: str | None = None, allowed_roots: tuple[Path, ...] | None = None) -> ModelPreview:
+    """Sizes of a model from its config and weight headers; of a hub model from its config and the hub's file list.
+
+    Raises PruningError for anything that would keep the model from loading, as far as can be seen.
+    """
+    folder = local_folder(base_model, allowed_roots)
+    if folder is not None:
+        header = CheckpointHeader.read(folder)
+        header.check()
+        return ModelPreview(base_model, header.shape, header.weight_bytes, header.dtype, bool(header.tensors))
+    info = _hub_call(base_model, lambda hub: hub.HfApi().model_info(base_model, files_metadata=True, token=token, timeout=20))
+    folder = _snapshot(base_model, token, ["config.json"])
+    config = read_config(folder)
+    files = {f.rfilename: f.size or 0 for f in info.siblings}
+    weights = [n for n in files if "/" not in n and n.endswith(".safetensors")]
+    weights = weights or [n for n in files if re.fullmatch(r"pytorch_model.*\.bin", n)]
+    if not weights:
+        raise PruningError("no_weights", folder=base_model)
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
+    return ModelPreview(base_model, ModelShape.from_config(config), sum(files[n] for n in weights), dtype or None, False)
+
+
+def fetch(base_model: str, token: str | None = None) -> Path:
+    """The folder with config, tokenizer and weights; a hub model is downloaded into the hub's cache first."""
+    folder = local_folder(base_model)
+    if folder is not None:
+        return folder
+    folder = _snapshot(base_model, token, [*_CONFIG_FILES, "*.safetensors"])
+    if not any(folder.glob("*.safetensors")):
+        folder = _snapshot(base_model, token, [*_CONFIG_FILES, "pytorch_model*.bin"])
+    return folder
+
+
+def _snapshot(base_model: str, token: str | None, patterns: list[str]) -> Path:
+    def download(hub):
+        return hub.snapshot_download(base_model, allow_patterns=patterns, ignore_patterns=["*/*"], token=token)
+
+    return Path(_hub_call(base_model, download))
+
+
+def _hub_call(base_model: str, call):
+    import huggingface_hub  # half a second; pages of local models never need it
+    from huggingface_hub import errors
+
+    try:
+        return call(huggingface_hub)
+    except errors.GatedRepoError as error:
+        raise PruningError("hub_gated", model=base_model) from error
+    except errors.RepositoryNotFoundError as error:
+        raise PruningError("model_not_found", model=base_model) from error
+    except (errors.HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PruningError("hub_unreachable", model=base_model, reason=reason) from error

@@ -1,0 +1,161 @@
+"""How a run tells what it does: one voice for console, training.log and the app's job panel.
+
+    [Step 3/11] gradients ...  64/128 samples, 31.2 samples/s, 2 s left
+
+Steps call it; it writes `job.json`, the log, and the console, and raises Cancelled when the person asked to stop.
+"""
+
+import contextlib
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+
+from ..errors import Cancelled, PruningError
+from ..experiment import Experiment
+from .status import CANCEL_FILE, CANCELLED, DONE, RUNNING, STEPS, JobStatus, this_process, write_status
+
+_SECONDS_BETWEEN_WRITES = 0.25
+_SECONDS_BETWEEN_LINES = 2.0  # progress lines in a log; a terminal gets one line that changes
+STEP_NAMES = {
+    "load": "load model and tokenizer",
+    "baseline": "perplexity before the cut",
+    "gradients": "gradients",
+    "group_table": "group table",
+    "selection": "selection",
+    "cut": "cut",
+    "empty_layers": "remove empty layers",
+    "statistics": "statistics",
+    "perplexity": "perplexity after the cut",
+    "recovery": "recovery",
+    "save": "save and check",
+}
+
+
+class RunReport:
+    """Progress of one run of one experiment. Use as `with RunReport(...) as report:`; it records how the run ended."""
+
+    def __init__(self, experiment: Experiment, kind: str, console: bool = False):
+        self.experiment = experiment
+        started = time.time()
+        log = experiment.path(datetime.now().strftime("%Y%m%d_%H%M%S"), "training.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.status = JobStatus(
+            kind,
+            RUNNING,
+            started=started,
+            updated=started,
+            process=this_process(),
+            log=str(log.relative_to(experiment.folder)),
+        )
+        self.seconds: dict[str, float] = {}
+        self._log = _logger(log, console)
+        self._live = console and sys.stderr.isatty()
+        self._last_write = self._last_line = 0.0
+
+    def __enter__(self) -> "RunReport":
+        self._write()
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        """Records the end: done, cancelled, or failed with a sentence. Errors other than the user's go on upwards."""
+        self.experiment.path(CANCEL_FILE).unlink(missing_ok=True)
+        self._clear_line()
+        if isinstance(error, Cancelled | KeyboardInterrupt):
+            self.status = replace(self.status, state=CANCELLED, updated=time.time())
+            self._log.info("Cancelled.")
+        elif error is not None:
+            self.status = self.status.failed(as_pruning_error(error, self.status.step))
+            self._log.error(self.status.error["message"])
+            if not isinstance(error, PruningError):
+                self._log.debug("".join(traceback.format_exception(error)))
+        else:
+            self.status = replace(self.status, state=DONE, updated=time.time())
+        with contextlib.suppress(PruningError):  # a full disk: page and terminal then see the process gone
+            self._write()
+        for handler in list(self._log.handlers):
+            handler.close()
+            self._log.removeHandler(handler)
+        return False
+
+    @contextlib.contextmanager
+    def step(self, name: str, total: int = 0, unit: str = "") -> Iterator[None]:
+        """One of the eleven steps; its time goes into `seconds`."""
+        started = time.time()
+        self.status = replace(self.status, step=name, done=0, total=total, unit=unit, step_started=started, updated=started)
+        self._log.info(f"[Step {STEPS.index(name) + 1}/{len(STEPS)}] {STEP_NAMES[name]}")
+        self._write()
+        self.check_cancelled()
+        yield
+        self._clear_line()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.time() - started
+
+    def skip(self, name: str, why: str = "not asked for") -> None:
+        """Marks an optional step as skipped."""
+        self._log.info(f"[Step {STEPS.index(name) + 1}/{len(STEPS)}] {STEP_NAMES[name]}: skipped ({why})")
+
+    def progress(self, done: int, total: int) -> None:
+        """So many units of the current step are done; raises Cancelled when the person asked to stop."""
+        now = time.time()
+        self.status = replace(self.status, done=done, total=total, updated=now)
+        if now - self._last_write >= _SECONDS_BETWEEN_WRITES or done == total:
+            self._write()
+        if now - self._last_line >= (_SECONDS_BETWEEN_WRITES if self._live else _SECONDS_BETWEEN_LINES):
+            self._last_line = now
+            self._show(self._progress_text())
+        self.check_cancelled()
+
+    def say(self, line: str) -> None:
+        """One line for console and log."""
+        self._clear_line()
+        self._log.info(line)
+
+    def check_cancelled(self) -> None:
+        if self.experiment.has(CANCEL_FILE):
+            raise Cancelled()
+
+    def _progress_text(self) -> str:
+        status = self.status
+        left = f", {status.seconds_left:.0f} s left" if status.seconds_left is not None else ""
+        return f"    {status.done}/{status.total} {status.unit}, {status.rate:.1f} {status.unit}/s{left}"
+
+    def _show(self, text: str) -> None:
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+        else:
+            self._log.info(text)
+
+    def _clear_line(self) -> None:
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+
+    def _write(self) -> None:
+        self._last_write = time.time()
+        write_status(self.experiment, self.status)
+
+
+def as_pruning_error(error: BaseException, step: str | None) -> PruningError:
+    """The sentence for any error: its own, advice when memory ran out, else what happened and where to look."""
+    if isinstance(error, PruningError):
+        return error
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
+        return PruningError("out_of_memory", doing=STEP_NAMES.get(step, "working"))
+    if isinstance(error, OSError) and error.errno == 28:
+        return PruningError("disk_write", path=error.filename or "a file", reason=error.strerror)
+    return PruningError("unexpected", reason=f"{type(error).__name__}: {error}")
+
+
+def _logger(path, console: bool) -> logging.Logger:
+    logger = logging.Logger(str(path), level=logging.DEBUG)
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.addHandler(file)
+    if console:
+        stream = logging.StreamHandler(sys.stdout)
+        stream.setLevel(logging.INFO)
+        logger.addHandler(stream)
+    return logger

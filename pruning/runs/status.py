@@ -1,0 +1,110 @@
+"""What a run is doing, as a file: `job.json` in the experiment folder. Written by the run, read by page and terminal.
+
+    queued -> running -> done | failed | cancelled          a file `cancel` beside it asks the run to stop
+
+Imports no torch. Knows nothing about what the steps do.
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+
+import psutil
+
+from ..errors import PruningError
+from ..experiment import Experiment, read_json, write_json
+
+FORMAT_VERSION = 1
+JOB_FILE, CANCEL_FILE = "job.json", "cancel"
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+ACTIVE = (QUEUED, RUNNING)
+
+# The eleven steps of a run, in order (methods.md section 8).
+STEPS = (
+    "load",
+    "baseline",
+    "gradients",
+    "group_table",
+    "selection",
+    "cut",
+    "empty_layers",
+    "statistics",
+    "perplexity",
+    "recovery",
+    "save",
+)
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """State of the last or current run of an experiment. `process` is (pid, its start time); times in Unix seconds."""
+
+    kind: str
+    state: str = QUEUED
+    step: str | None = None
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    step_started: float = 0.0
+    started: float = 0.0
+    updated: float = 0.0
+    process: tuple[int, float] | None = None
+    log: str | None = None
+    error: dict | None = None
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+    @property
+    def rate(self) -> float:
+        """Units of work per second in the current step; 0 while unknown."""
+        elapsed = self.updated - self.step_started
+        return self.done / elapsed if elapsed > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds the current step still takes at this rate."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+    def failed(self, error: PruningError) -> "JobStatus":
+        """The same run, ended by this error."""
+        values = {k: v if isinstance(v, int | float | str) else str(v) for k, v in error.values.items()}
+        content = {"code": error.code, "values": values, "message": str(error)}
+        return replace(self, state=FAILED, error=content, updated=time.time())
+
+
+def read_status(experiment: Experiment) -> JobStatus | None:
+    """The status of an experiment, None when nothing ever ran; a run whose process is gone reads as failed."""
+    if not experiment.has(JOB_FILE):
+        return None
+    content = read_json(experiment.path(JOB_FILE), FORMAT_VERSION)
+    content.pop("format_version")
+    process = content.pop("process")
+    status = JobStatus(**content, process=tuple(process) if process else None)
+    if status.is_active and not _is_alive(status.process):
+        return status.failed(PruningError("worker_lost"))
+    return status
+
+
+def write_status(experiment: Experiment, status: JobStatus) -> None:
+    write_json(experiment.path(JOB_FILE), {"format_version": FORMAT_VERSION} | asdict(status))
+
+
+def this_process() -> tuple[int, float]:
+    """The pid of this process and when it started, which together name it for good."""
+    return os.getpid(), psutil.Process().create_time()
+
+
+def request_cancel(experiment: Experiment) -> None:
+    """Asks the run of an experiment to stop; it does so within one batch."""
+    experiment.path(CANCEL_FILE).touch()
+
+
+def _is_alive(process: tuple[int, float] | None) -> bool:
+    if process is None:
+        return False
+    try:
+        return abs(psutil.Process(process[0]).create_time() - process[1]) < 1
+    except psutil.Error:
+        return False
