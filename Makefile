@@ -15,6 +15,7 @@ PYTEST_ARGS ?=
 PY := $(VENV)/bin/python
 APP_READY := $(VENV)/.requirements
 TESTS_READY := $(VENV)/.requirements-dev
+RETRY := make $(or $(MAKECMDGOALS),app)
 
 .PHONY: app test lint clean check-port check-chromium
 .DELETE_ON_ERROR:
@@ -51,9 +52,9 @@ $(TESTS_READY): requirements-dev.txt $(APP_READY)
 define make_environment
 if ! "$(PY)" -m pip --version >/dev/null 2>&1; then \
 	command -v "$(PYTHON)" >/dev/null || { \
-		echo "$(PYTHON) was not found. Install Python 3.11, 3.12 or 3.13, or name one: make app PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+		echo "$(PYTHON) was not found. Install Python 3.11, 3.12 or 3.13, or name one: $(RETRY) PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 	"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-		echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1); this project needs Python 3.11, 3.12 or 3.13. Name one: make app PYTHON=python3.11" >&2; exit 1; }; \
+		echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1); this project needs Python 3.11, 3.12 or 3.13. Name one: $(RETRY) PYTHON=python3.11" >&2; exit 1; }; \
 	"$(PYTHON)" -m venv --clear "$(VENV)" || { \
 		echo "The virtual environment could not be made. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }; \
 fi
