@@ -16,7 +16,7 @@ from ..errors import PruningError
 from .group_table import GroupTable
 from .groups import GroupIndex
 from .plan import PruningPlan
-from .shape import ATTENTION, GROUP_TYPES, ModelShape
+from .shape import GROUP_TYPES, MLP, ModelShape
 
 
 @dataclass(frozen=True)
@@ -161,24 +161,20 @@ def allocate_global(
         basis = "all parameters" if ratio_basis == "model" else "the parameters of the selected layers"
         raise PruningError("ratio_unreachable", ratio=pruning_ratio, basis=basis, largest=np.floor(largest * 1e4) / 1e4)
     split = parse_split(pruning_distribution)
-    if split is None:
-        removed = _longest_prefix(candidates, cost, budget)
-    else:
-        parts = [candidates[is_mlp[candidates] == (kind != ATTENTION)] for kind in GROUP_TYPES]
-        for part, share, kind in zip(parts, split, GROUP_TYPES, strict=True):
-            if cost[part].sum() < int(share * budget):
+    parts = [(candidates, budget)]
+    if split is not None:
+        of_kind = [candidates[is_mlp[candidates] == (kind == MLP)] for kind in GROUP_TYPES]
+        parts = [(part, share * budget) for part, share in zip(of_kind, split, strict=True)]
+        for (part, asked), kind in zip(parts, GROUP_TYPES, strict=True):
+            largest = int(cost[part].sum())
+            if largest < int(asked):
                 raise PruningError(
-                    "split_unreachable",
-                    split=pruning_distribution,
-                    asked=int(share * budget),
-                    kind=kind,
-                    largest=int(cost[part].sum()),
+                    "split_unreachable", split=pruning_distribution, asked=int(asked), kind=kind, largest=largest
                 )
-        removed = np.concatenate(
-            [_longest_prefix(part, cost, share * budget) for part, share in zip(parts, split, strict=True)]
-        )
+    removed = np.concatenate([_longest_prefix(part, cost, part_budget) for part, part_budget in parts])
     if not len(removed):
-        raise PruningError("nothing_to_cut", ratio=pruning_ratio, cost=int(cost[candidates].min()) if len(candidates) else 0)
+        first_to_go = [int(cost[part[0]]) for part, part_budget in parts if len(part) and part_budget]
+        raise PruningError("nothing_to_cut", ratio=pruning_ratio, cost=min(first_to_go, default=0))
     kept = np.ones(table.groups.size, dtype=bool)
     kept[removed] = False
     return PruningPlan(table.shape, kept, floors.remove_empty_layers, table.source.get("fingerprint"), settings or {})

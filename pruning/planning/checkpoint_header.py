@@ -20,7 +20,10 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 BIN_FILE = "pytorch_model.bin"
 _FINGERPRINT_BYTES = 4096
-_SHAPE_KEYS = ["model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "attention_bias", "mlp_bias", "tie_word_embeddings", "per_layer_config"]
+_SHAPE_KEYS = (
+    *("model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "intermediate_size", "attention_bias", "mlp_bias", "tie_word_embeddings", "per_layer_config"),
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise PruningError("config_broken", path=index, reason=error) from error
         for name in names:
             if Path(name).name != name or not (folder / name).is_file():
@@ -146,12 +149,15 @@ def _read_header(file: Path) -> dict[str, TensorHeader]:
             entries = json.loads(stream.read(length))
         except ValueError as error:
             raise PruningError("weights_truncated", file=file, reason="its header is not JSON") from error
-    entries.pop("__metadata__", None)
     start = 8 + length
-    headers = {
-        name: TensorHeader(e["dtype"], tuple(e["shape"]), file, start + e["data_offsets"][0], start + e["data_offsets"][1])
-        for name, e in entries.items()
-    }
+    try:
+        headers = {
+            name: TensorHeader(e["dtype"], tuple(e["shape"]), file, start + e["data_offsets"][0], start + e["data_offsets"][1])
+            for name, e in entries.items()
+            if name != "__metadata__"
+        }
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise PruningError("weights_truncated", file=file, reason="its header does not describe tensors") from error
     end = max((h.end for h in headers.values()), default=start)
     if end != size:
         raise PruningError("weights_truncated", file=file, reason=f"{end:,} bytes are announced, {size:,} are there")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..errors import PruningError
 from .groups import GroupIndex, block_of, type_names
-from .shape import GROUP_TYPES, MLP, ModelShape
+from .shape import ATTENTION, GROUP_TYPES, MLP, ModelShape
 
 FORMAT_VERSION = 1
 COLUMNS = ["layer_idx", "group_type", "group_idx", "importance", "cost", "score"]
@@ -58,7 +58,8 @@ class GroupTable:
 
     @cached_property
     def rank_from_best(self) -> np.ndarray:
-        """How many groups of the same block score at least as well and come later in `order`, [groups] int64.
+        """How many groups of the same block stay at least as long, [groups] int64: those later in `order`, and those that
+        were not measured, since these are never cut.
 
         0 is a block's best group; the groups that make up a floor are those with a rank below it.
         """
@@ -67,7 +68,7 @@ class GroupTable:
         measured = np.bincount(self.groups.block[self.order], minlength=len(self.groups.block_sizes))
         starts = np.cumsum(measured) - measured
         blocks = self.groups.block[by_block]
-        rank[by_block] = measured[blocks] - 1 - (np.arange(len(by_block)) - starts[blocks])
+        rank[by_block] = self.groups.block_sizes[blocks] - 1 - (np.arange(len(by_block)) - starts[blocks])
         return rank
 
     @cached_property
@@ -126,23 +127,29 @@ class GroupTable:
             if column not in frame.columns:
                 raise PruningError("table_columns", path=path, column=column, columns=", ".join(COLUMNS))
         groups = GroupIndex(shape)
-        positions = _positions(frame, groups, path)
-        _refuse(path, frame, frame["cost"].to_numpy() != groups.cost[positions], "cost", "is not the cost of this group")
+        numbers = {column: _numbers(frame, column, path) for column in ("layer_idx", "group_idx", "importance", "cost")}
+        positions = _positions(frame, numbers["layer_idx"], numbers["group_idx"], groups, path)
+        _refuse(path, frame, numbers["cost"] != groups.cost[positions], "cost", "is not the cost of this group")
+        _refuse(path, frame, np.isinf(numbers["importance"]), "importance", "is not a finite number")
         importance = np.full(groups.size, np.nan)
-        importance[positions] = frame["importance"].to_numpy(dtype=np.float64)
+        importance[positions] = numbers["importance"]
         return cls(shape, importance, source)
 
 
-def _positions(frame: pd.DataFrame, groups: GroupIndex, path) -> np.ndarray:
-    for column in ("layer_idx", "group_idx", "importance", "cost"):
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        _refuse(path, frame, numbers.isna().to_numpy(), column, "is not a number")
-    layer, index = frame["layer_idx"].to_numpy(), frame["group_idx"].to_numpy()
+def _numbers(frame: pd.DataFrame, column: str, path) -> np.ndarray:
+    """A column as float64; it may hold numbers written as text."""
+    numbers = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
+    _refuse(path, frame, np.isnan(numbers), column, "is not a number")
+    return numbers
+
+
+def _positions(frame: pd.DataFrame, layer: np.ndarray, index: np.ndarray, groups: GroupIndex, path) -> np.ndarray:
     _refuse(path, frame, ~frame["group_type"].isin(GROUP_TYPES).to_numpy(), "group_type", "must be attention or mlp")
-    unknown_layer = (layer < 0) | (layer >= groups.shape.num_layers) | (layer != layer.astype(np.int64))
+    unknown_layer = (layer < 0) | (layer >= groups.shape.num_layers) | (layer != np.floor(layer))
     _refuse(path, frame, unknown_layer, "layer_idx", "is not a layer of this model")
-    block = np.where(frame["group_type"] == MLP, block_of(layer, MLP), block_of(layer, "attention")).astype(np.int64)
-    unknown_group = (index < 0) | (index >= groups.block_sizes[block]) | (index != index.astype(np.int64))
+    is_mlp = (frame["group_type"] == MLP).to_numpy()
+    block = np.where(is_mlp, block_of(layer, MLP), block_of(layer, ATTENTION)).astype(np.int64)
+    unknown_group = (index < 0) | (index >= groups.block_sizes[block]) | (index != np.floor(index))
     _refuse(path, frame, unknown_group, "group_idx", "is not a group of this layer")
     positions = groups.block_starts[block] + index.astype(np.int64)
     _refuse(path, frame, pd.Series(positions).duplicated().to_numpy(), "group_idx", "stands in the table twice")

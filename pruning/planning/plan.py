@@ -108,7 +108,8 @@ class PruningPlan:
 
 
 def _one_entry_per_layer(entries, num_layers: int, path) -> list[dict]:
-    found = [e.get("layer_idx") for e in entries] if isinstance(entries, list) else None
+    well_formed = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    found = [entry.get("layer_idx") for entry in entries] if well_formed else None
     if found != list(range(num_layers)):
         raise PruningError("plan_groups", path=path, layer=f"0 to {num_layers - 1}", reason="one entry per layer is needed")
     return entries

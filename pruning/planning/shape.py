@@ -136,6 +136,8 @@ class ModelShape:
         if family not in _FAMILY_DEFAULTS:
             raise PruningError("architecture", found=model_type, supported=", ".join(FAMILIES))
         values = _FAMILY_DEFAULTS[family] | {k: v for k, v in config.items() if v is not None}
+        if "num_key_value_heads" in config and config["num_key_value_heads"] is None:
+            values["num_key_value_heads"] = None  # an explicit null means: as many as query heads, whatever the default
         layer = _layer_from_config(family, values)
         overrides = {int(i): entry for i, entry in (config.get("per_layer_config") or {}).items()}
         layers = tuple(_overridden(layer, overrides.get(i, {})) for i in range(_size(values, "num_hidden_layers")))
