@@ -18,6 +18,7 @@ MESSAGES = {
     "experiment_name": "The experiment name {name!r} cannot be a folder name: use letters, digits, '.', '_' and '-', "
     "at most 120 of them, not starting with a dot.",
     "experiment_exists": "The experiment {name!r} exists already. Choose another name, or pass --overwrite to replace it.",
+    "experiment_foreign": "{folder} exists and is not an experiment, so it is not replaced. Choose another name.",
     "experiment_unknown": "There is no experiment {name!r} under {root}.",
     "experiment_busy": "The experiment {name!r} is being worked on by another job. Wait for it or cancel it first.",
     "format_version": "{path} has format version {found}; this version reads {expected}. Make it again.",

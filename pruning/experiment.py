@@ -48,10 +48,13 @@ class Experiment:
     def create(cls, root: str | Path, name: str, overwrite: bool = False) -> "Experiment":
         """A new, empty experiment; one that failed before it measured anything gives way to it.
 
-        Raises PruningError when the name is taken and `overwrite` is not set.
+        Raises PruningError when the name is taken and `overwrite` is not set, and always for a folder of something else:
+        `--output_root . --experiment_name tests` must not cost anybody their tests.
         """
         experiment = cls.at(root, name)
         if experiment.folder.exists():
+            if not (experiment.has("description.txt") or _is_empty(experiment.folder)):
+                raise PruningError("experiment_foreign", folder=experiment.folder)
             if experiment.has(TABLE_FILE) and not overwrite:
                 raise PruningError("experiment_exists", name=name)
             shutil.rmtree(experiment.folder)
@@ -194,6 +197,10 @@ def write_whole(path: Path, text: str) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         raise PruningError("disk_write", path=path, reason=error.strerror or error) from error
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _merged(old: dict, new: dict) -> dict:

@@ -1,0 +1,157 @@
+"""The experiment folder: names that cannot escape it, files that are never half there."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+
+from pruning.errors import PruningError
+from pruning.experiment import Experiment, list_experiments, read_json, write_json, write_whole
+from pruning.planning.allocation import Protection, allocate_global
+from pruning.planning.checkpoint_header import CheckpointHeader
+from tests.planning.examples import random_table, small_config, small_shape
+
+
+def described(root, name="run") -> Experiment:
+    experiment = Experiment.create(root, name)
+    header = CheckpointHeader(root, small_config(), {}, ())
+    header.__dict__["fingerprint"] = "abc"  # of a model without weights
+    experiment.write_settings({"pruning_ratio": 0.25})
+    experiment.write_model(header, {"numpy": np.__version__})
+    return experiment
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "..", ".", "", None, "/etc", "a/b", "a\\b", ".hidden", "a b", "x\n", "ü", "a" * 121, "a\0"]
+)
+def test_names_that_are_no_folder_are_refused(tmp_path, name):
+    with pytest.raises(PruningError, match="cannot be a folder name"):
+        Experiment.create(tmp_path, name)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["llama-0.25", "A_b.c", "1", "a" * 120])
+def test_names_that_are(tmp_path, name):
+    assert Experiment.create(tmp_path / "prune_log", name).folder == tmp_path / "prune_log" / name
+
+
+def test_an_experiment_that_exists_is_refused_and_left_alone(tmp_path):
+    described(tmp_path).write_table(random_table(small_shape()))
+    with pytest.raises(PruningError, match="'run' exists already"):
+        Experiment.create(tmp_path, "run")
+    assert Experiment.open(tmp_path, "run").settings == {"pruning_ratio": 0.25}
+
+
+def test_an_experiment_that_measured_nothing_gives_way(tmp_path):
+    described(tmp_path)
+    assert not list(Experiment.create(tmp_path, "run").folder.iterdir())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_never_replaced(tmp_path, overwrite):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    (tmp_path / "notes").write_text("a file")
+    for name in ("thesis", "notes"):
+        with pytest.raises(PruningError, match="is not an experiment, so it is not replaced"):
+            Experiment.create(tmp_path, name, overwrite)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def test_overwriting_starts_empty(tmp_path):
+    described(tmp_path).write_table(random_table(small_shape()))
+    assert not list(Experiment.create(tmp_path, "run", overwrite=True).folder.iterdir())
+
+
+def test_an_unknown_experiment_is_named(tmp_path):
+    with pytest.raises(PruningError, match="no experiment 'run'"):
+        Experiment.open(tmp_path, "run")
+
+
+def test_table_and_plan_come_back(tmp_path):
+    experiment, table = described(tmp_path), random_table(small_shape())
+    plan = allocate_global(table, 0.25, Protection.resolve(4), settings={"pruning_ratio": 0.25})
+    experiment.write_table(table)
+    experiment.write_plan(plan, table)
+    reopened = Experiment.open(tmp_path, "run")
+    assert reopened.shape() == small_shape()
+    np.testing.assert_array_equal(reopened.read_table().importance, table.importance)
+    np.testing.assert_array_equal(reopened.read_plan().kept, plan.kept)
+    rows = experiment.path("groups_to_prune.csv").read_text().splitlines()
+    assert len(rows) == 1 + np.count_nonzero(~plan.kept)
+    scores = [float(row.split(",")[-1]) for row in rows[1:]]
+    assert scores == sorted(scores)
+
+
+def test_a_plan_of_another_model_is_refused(tmp_path):
+    experiment, table = described(tmp_path), random_table(small_shape())
+    plan = allocate_global(table, 0.25, Protection.resolve(4))
+    experiment.write_plan(plan, table)
+    content = json.loads(experiment.path("plan.json").read_text()) | {"fingerprint": "other"}
+    write_json(experiment.path("plan.json"), content)
+    with pytest.raises(PruningError, match="was made for another model"):
+        experiment.read_plan()
+
+
+def test_metrics_merge_key_by_key(tmp_path):
+    experiment = described(tmp_path)
+    experiment.update_metrics(perplexity={"before": {"a": 1.0}})
+    experiment.update_metrics(perplexity={"after": {"a": 2.0}})
+    assert experiment.metrics()["perplexity"] == {"before": {"a": 1.0}, "after": {"a": 2.0}}
+
+
+def test_experiments_are_listed_newest_first(tmp_path):
+    for age, name in enumerate(["new", "old"]):
+        os.utime(described(tmp_path, name).folder, (1e9 - age, 1e9 - age))
+    (tmp_path / "no_experiment").mkdir()
+    assert [e.name for e in list_experiments(tmp_path)] == ["new", "old"]
+    assert list_experiments(tmp_path / "missing") == []
+
+
+# writing --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["replace", "fdopen"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
+    path = tmp_path / "plan.json"
+    write_json(path, {"old": 1})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(PruningError, match=r"plan.json could not be written: No space left on device"):
+        write_json(path, {"new": 1})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(PruningError, match="could not be written"):
+        write_whole(tmp_path / "missing" / "plan.json", "")
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(PruningError, match="could not be written"):
+        write_whole(tmp_path / "plan.json", "text")
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_not_a_number_is_never_written(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "metrics.json", {"perplexity": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "format version None"),
+        ('{"format_version": 2}', "has format version 2; this version reads 1"),
+    ],
+)
+def test_files_of_another_format_are_refused(tmp_path, content, sentence):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(PruningError, match=sentence):
+        read_json(tmp_path / "x.json", 1)
