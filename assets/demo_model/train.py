@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from analysis.perplexity import perplexity
+from pruning.export.hugging_face import save_model
 from pruning.model.calibration import (
     CALIBRATION,
     HELD_OUT,
@@ -294,8 +295,7 @@ def make_model(folder: Path, stdlib: list[str], packages: list[str], run: Run) -
     print(f"tokens: standard library {len(text.stdlib):,}, packages {len(text.packages):,}", flush=True)
     model = initial_model(run)
     losses = train(model, text, run, checkpoint)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    checkpoint.unlink(missing_ok=True)
+    save_model(model, tokenizer, folder, dtype=torch.bfloat16)  # replaces the folder whole, the checkpoint in it too
     return losses
 
 
