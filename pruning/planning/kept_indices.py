@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .plan import PruningPlan
-from .shape import ATTENTION, MLP
+from .shape import ATTENTION, MLP, LayerShape
 
 _LAYER_TENSOR = re.compile(r"^(model\.layers\.)(\d+)\.(.+)$")
 _ROWS, _COLUMNS = 0, 1
@@ -39,8 +39,7 @@ def tensor_cut(name: str, plan: PruningPlan) -> TensorCut | None:
     if layer_idx not in plan.kept_layers:
         return None
     new_name = f"{prefix}{plan.kept_layers.index(layer_idx)}.{inner}"
-    block, module, parameter = (inner.split(".") + [None, None])[:3]
-    rule = _rule(block, module, parameter, plan.shape.layers[layer_idx])
+    rule = group_axis(inner, plan.shape.layers[layer_idx])
     if rule is None:
         return TensorCut(new_name)
     group_type, dim, width = rule
@@ -59,8 +58,11 @@ def input_columns(plan: PruningPlan, layer_idx: int, group_type: str) -> np.ndar
     return _spread(plan.kept_groups(layer_idx, group_type), width)
 
 
-def _rule(block: str, module: str | None, parameter: str | None, layer) -> tuple[str, int, int] | None:
-    """(group type, dimension that is cut, rows or columns per group), or None for a tensor that stays whole."""
+def group_axis(inner_name: str, layer: LayerShape) -> tuple[str, int, int] | None:
+    """(group type, dimension along which groups lie, rows or columns per group) of a tensor, named within its layer
+    (`self_attn.q_proj.weight`); None for a tensor that stays whole.
+    """
+    block, module, parameter = [*inner_name.split("."), "", ""][:3]
     d, r = layer.head_dim, layer.num_key_value_groups
     if block == "self_attn" and module in ("q_proj", "k_proj", "v_proj"):
         return ATTENTION, _ROWS, r * d if module == "q_proj" else d
