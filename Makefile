@@ -3,14 +3,14 @@
 # make lint    check the code's form
 # make clean   remove the environment and caches; experiments in prune_log/ stay
 #
-# PYTHON, PORT and VENV can be given: make app PYTHON=python3.12 PORT=8502
+# PYTHON and PORT can be given: make app PYTHON=python3.12 PORT=8502
 
 PYTHON ?= python3
 PORT ?= 8501
-VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
+VENV := .venv
 # Everything runs as `python -m ...`: scripts of an environment break when its folder is moved or has a space in its name.
 PY := $(VENV)/bin/python
 APP_READY := $(VENV)/.requirements
