@@ -6,6 +6,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
+from pruning.planning.plan import PruningPlan
 from pruning.planning.shape import FAMILIES, ModelShape
 
 LLAMA_3_8B = {
@@ -66,3 +67,13 @@ def tables(draw) -> GroupTable:
     values = st.sampled_from([0.0, 0.5, 1.0, 1.0, 3.0, 1e-30, 7e5, float("nan")]) | st.floats(0, 1e6)
     importance = draw(st_numpy.arrays(np.float64, GroupIndex(shape).size, elements=values, fill=st.nothing()))
     return GroupTable(shape, importance, {"fingerprint": "abc"})
+
+
+@st.composite
+def plans(draw) -> PruningPlan:
+    """Any groups may be gone, whole blocks too, but for one attention group of layer 0."""
+    shape = draw(shapes())
+    plan = PruningPlan.keep_all(shape)
+    kept = np.array(draw(st.lists(st.booleans(), min_size=plan.groups.size, max_size=plan.groups.size)))
+    kept[draw(st.integers(0, shape.layers[0].num_key_value_heads - 1))] = True
+    return PruningPlan(shape, kept, draw(st.booleans()), "abc", {"pruning_ratio": 0.25})

@@ -5,23 +5,12 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from pruning.errors import PruningError
 from pruning.planning.kept_indices import input_columns, tensor_cut
 from pruning.planning.plan import PruningPlan
 from pruning.planning.shape import ATTENTION, GROUP_TYPES
-from tests.planning.examples import shapes, small_shape
-
-
-@st.composite
-def plans(draw) -> PruningPlan:
-    """Any groups may be gone, whole blocks too, but for one attention group of layer 0."""
-    shape = draw(shapes())
-    plan = PruningPlan.keep_all(shape)
-    kept = np.array(draw(st.lists(st.booleans(), min_size=plan.groups.size, max_size=plan.groups.size)))
-    kept[draw(st.integers(0, shape.layers[0].num_key_value_heads - 1))] = True
-    return PruningPlan(shape, kept, draw(st.booleans()), "abc", {"pruning_ratio": 0.25})
+from tests.planning.examples import plans, small_shape
 
 
 @given(plan=plans())
