@@ -20,7 +20,8 @@ _STAGES = {"before": "before the cut", "after": "after the cut", "repaired": "re
 
 def model_card(experiment: Experiment) -> str:
     """Markdown with a Hugging Face header. Raises PruningError when settings or plan of the experiment cannot be read."""
-    settings, plan, metrics = experiment.settings, experiment.read_plan(), experiment.metrics()
+    plan, metrics = experiment.read_plan(), experiment.metrics()
+    settings = experiment.settings | plan.settings
     sections = [
         _header(settings),
         f"# {_base_name(settings)}, pruned",
@@ -35,7 +36,12 @@ def model_card(experiment: Experiment) -> str:
 def _base_name(settings: dict) -> str:
     """A hub id as it is, `demo`, or the last part of a folder: where it lies on this machine is nobody's business."""
     name = str(settings["base_model"])
-    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+    is_local = name.startswith((".", "~")) or Path(name).is_absolute() or Path(name).is_dir()
+    return Path(name).name if is_local else name
+
+
+def _code(value: str | None) -> str | None:
+    return f"`{value}`" if value else None
 
 
 def _header(settings: dict) -> str:
@@ -51,7 +57,8 @@ def _summary(settings: dict, plan: PruningPlan, metrics: dict) -> str:
     before, after = plan.shape, plan.shape_after
     rows = [
         ("base model", f"`{_base_name(settings)}`"),
-        ("strategy", f"`{settings.get('strategy', 'global')}`, importance `{settings.get('importance_method')}`"),
+        ("strategy", _code(settings.get("strategy"))),
+        ("importance", _code(settings.get("importance_method"))),
         ("ratio, target", f"{target:.2%} of {_BASES.get(basis, basis)}" if target is not None else None),
         ("ratio, actual", f"{ratio.get('actual', plan.actual_ratio):.2%} of {_BASES['model']}"),
         ("parameters", f"{before.parameters:,} before, {after.parameters:,} after"),

@@ -66,12 +66,14 @@ def _as_saved(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
     try:
         model.eval()
         for parameter in model.parameters():
-            original = parameter.data
-            parameter.data = original.to(dtype).to(torch.float32)
-            lossless = torch.equal(parameter.data.to(original.dtype), original)
-            # What can be had back by converting is not kept: a bfloat16 model then needs no second copy of itself.
+            original, rounded = parameter.data, parameter.data.to(dtype)
+            lossless = torch.equal(rounded.to(original.dtype), original)
+            if lossless and original.dtype == torch.float32:
+                continue
+            # What converting brings back is not kept: a bfloat16 model then needs no second copy of itself.
             held.append((parameter, original.dtype, None if lossless else original))
-            del original
+            parameter.data = rounded.to(torch.float32)
+            del original, rounded
         yield
     finally:
         for parameter, original_dtype, original in held:

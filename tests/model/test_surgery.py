@@ -6,6 +6,7 @@ from functools import lru_cache
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from pruning.model.architecture.configuration_pruned import PrunedLlamaConfig
@@ -240,6 +241,14 @@ def test_every_weight_that_does_something_gets_a_gradient(family):
 
 def _biases_without_effect(names: set[str]) -> set[str]:
     return {name for name in names if name.endswith("k_proj.bias")}  # softmax does not see a shift of all keys
+
+
+def test_adapters_for_projections_pass_over_removed_blocks():
+    model = cut_mixed("llama")
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "o_proj", "down_proj"], r=2))
+    ids = random_ids(2, 9)
+    adapted(ids, labels=ids).loss.backward()
+    assert all(weight.grad is not None for name, weight in adapted.named_parameters() if "lora_B" in name)
 
 
 # memory -------------------------------------------------------------------------------------------------------------

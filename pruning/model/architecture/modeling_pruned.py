@@ -27,17 +27,20 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMS
 from .configuration_pruned import PrunedLlamaConfig, PrunedMistralConfig, PrunedQwen2Config, PrunedQwen3Config
 
 
-class RemovedProjection(nn.Module):
-    """An output projection without input: gives its bias at every position, or zeros."""
+class BiasOnly(nn.Module):
+    """An output projection that nothing enters any more: its bias, at every position."""
 
-    def __init__(self, projection: nn.Linear):
+    def __init__(self, bias: nn.Parameter):
         super().__init__()
-        self.bias = projection.bias
+        self.bias = bias
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.bias is None:
-            return torch.zeros_like(hidden_states)
         return self.bias.expand_as(hidden_states)
+
+
+def without_input(projection: nn.Linear) -> BiasOnly | None:
+    """What is left of an output projection; nothing if it had no bias, so that adapters by name (PEFT) pass it over."""
+    return None if projection.bias is None else BiasOnly(projection.bias)
 
 
 # Not called an attention class: transformers reads this file, and a module of that name without its own dispatch code
@@ -47,12 +50,13 @@ class RemovedHeads(nn.Module):
 
     def __init__(self, self_attn: nn.Module):
         super().__init__()
-        self.o_proj = RemovedProjection(self_attn.o_proj)
+        self.o_proj = without_input(self_attn.o_proj)
         if hasattr(self_attn, "q_norm"):
             self.q_norm, self.k_norm = self_attn.q_norm, self_attn.k_norm
 
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, None]:
-        return self.o_proj(hidden_states), None  # the cache of this layer stays empty
+        added = torch.zeros_like(hidden_states) if self.o_proj is None else self.o_proj(hidden_states)
+        return added, None  # the cache of this layer stays empty
 
 
 class RemovedChannels(nn.Module):
@@ -60,10 +64,10 @@ class RemovedChannels(nn.Module):
 
     def __init__(self, mlp: nn.Module):
         super().__init__()
-        self.down_proj = RemovedProjection(mlp.down_proj)
+        self.down_proj = without_input(mlp.down_proj)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(hidden_states)
+        return torch.zeros_like(hidden_states) if self.down_proj is None else self.down_proj(hidden_states)
 
 
 def build_layer(layer_class: type[nn.Module], config, layer_idx: int) -> nn.Module:
