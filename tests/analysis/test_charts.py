@@ -245,9 +245,9 @@ def test_layer_importance_sums_the_groups(table):
 
 
 def test_shares_add_up(shape):
-    components = charts.parameter_shares_data(shape)
-    assert sum(components.values()) == shape.parameters == 6_561_920
-    assert sum(charts.parameter_shares(shape, t).data[0].customdata) == pytest.approx(1)
+    bars = charts.parameter_shares(shape, t).data[0]
+    assert sum(bars.x) == shape.parameters == 6_561_920
+    assert sum(bars.customdata) == pytest.approx(1)
 
 
 def test_perplexity_shows_what_was_measured():
