@@ -72,8 +72,18 @@ def _remove_parts(target: Path) -> None:
     """Removes what processes that are gone (killed while writing) left beside `target`."""
     for part in target.parent.glob(f".{target.name}.part-*"):
         pid = part.name.rpartition("-")[2]
-        if pid == str(os.getpid()) or not (pid.isdecimal() and Path("/proc", pid).exists()):
+        if not (pid.isdecimal() and _is_running(int(pid))) or int(pid) == os.getpid():
             _remove(part)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it runs, as somebody else
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -119,7 +119,8 @@ def write_zip(folder: Path, zip_path: Path, on_progress: Progress | None = None)
     done = 0
     with written_whole(zip_path, total + _SMALL_FILES) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
-            entry = zipfile.ZipInfo.from_file(file, Path(folder.name) / file.relative_to(folder))
+            name = Path(folder.name) / file.relative_to(folder)
+            entry = zipfile.ZipInfo.from_file(file, name, strict_timestamps=False)  # zip knows no time before 1980
             with file.open("rb") as source, archive.open(entry, "w", force_zip64=True) as packed:
                 while chunk := source.read(_CHUNK):
                     packed.write(chunk)
