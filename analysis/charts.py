@@ -4,8 +4,8 @@
     plan         pruning_rates, groups_cut, score_curve
     result       sparsity_bars, parameter_shares, perplexity_bars
 
-Each chart is two functions: `..._data` makes the numbers (numpy only), the other draws them. Words come from `t`, the
-translation function: `t("chart.rates.title", share="25 %")`. Backgrounds are transparent and colours hold on light and
+Where numbers must be made first, `..._data` makes them (numpy only) and the other function draws them. Words come from `t`,
+the translation function: `t("chart.rates.title", share="25 %")`. Backgrounds are transparent and colours hold on light and
 dark; series differ by pattern, symbol or dash as well as by colour. Knows nothing about streamlit, torch or files.
 """
 
@@ -454,19 +454,9 @@ def sparsity_bars(layers: pd.DataFrame, plan: PruningPlan, t: Translate) -> go.F
     )
 
 
-def parameter_shares_data(shape: ModelShape) -> dict[str, int]:
-    """Parameters of each component of a model: attention, mlp, embeddings, norms (and biases that always stay)."""
-    return {
-        ATTENTION: shape.attention_parameters,
-        MLP: shape.mlp_parameters,
-        "embeddings": shape.embedding_parameters,
-        "norms": shape.norm_parameters,
-    }
-
-
 def parameter_shares(shape: ModelShape, t: Translate) -> go.Figure:
     """Parameters of each component as horizontal bars, each with its share of the whole."""
-    components = parameter_shares_data(shape)
+    components = shape.components
     values = list(components.values())
     shares = [value / shape.parameters for value in values]
     bars = {

@@ -7,11 +7,9 @@ import argparse
 import os
 import shutil
 import sys
-from datetime import datetime
-from pathlib import Path
 
 from .errors import Cancelled, PruningError
-from .experiment import TABLE_FILE, Experiment
+from .experiment import TABLE_FILE, Experiment, default_name
 from .settings import GROUPS, SETTINGS, Setting, canonical, resolve
 
 _USER_ERROR, _STOPPED, _FAILED = 2, 130, 1
@@ -81,20 +79,23 @@ def _global(given: dict) -> int:
     if settings["base_model"] is None:
         raise PruningError("setting_missing", name="base_model")
     only_baseline = "pruning_ratio" not in given and settings["test_before_prune"]
-    settings["experiment_name"] = settings["experiment_name"] or _default_name(settings)
+    settings["experiment_name"] = settings["experiment_name"] or default_name(
+        settings["base_model"], "global", f"{settings['pruning_ratio']:g}"
+    )
     Experiment.at(settings["output_root"], settings["experiment_name"])
 
     from .model.checkpoint import open_checkpoint  # torch takes seconds; bad arguments are answered before
     from .model.runtime import tune_allocator
     from .runs import steps
     from .runs.planner import check_plan_settings
+    from .runs.status import create_experiment
 
     tune_allocator()
     token = os.environ.get("HF_TOKEN")
     header = open_checkpoint(settings["base_model"], token)
     if not only_baseline:
         check_plan_settings(header.shape, settings)
-    experiment = Experiment.create(settings["output_root"], settings["experiment_name"], settings["overwrite"])
+    experiment = create_experiment(settings["output_root"], settings["experiment_name"], settings["overwrite"])
     experiment.write_settings(settings)
     try:
         steps.run("baseline" if only_baseline else "global", experiment, console=True, token=token)
@@ -104,12 +105,6 @@ def _global(given: dict) -> int:
         raise
     _print_summary(experiment)
     return 0
-
-
-def _default_name(settings: dict) -> str:
-    model = Path(settings["base_model"]).name
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in model).strip(".") or "model"
-    return "-".join([safe, "global", f"{settings['pruning_ratio']:g}", datetime.now().strftime("%Y%m%d-%H%M%S")])
 
 
 def _print_summary(experiment: Experiment) -> None:

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,9 @@ from .planning.shape import ModelShape
 
 FORMAT_VERSION = 1
 TABLE_FILE = "global_group_table.csv"
+RESULT_FILE = "pruning_analysis.csv"  # written when a model was cut
+SAMPLES_FILE = "samples.json"  # what the model wrote before and after
+ZIP_FILE = "model.zip"
 _NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,119}")
 
 
@@ -68,6 +72,17 @@ class Experiment:
         if not experiment.folder.is_dir():
             raise PruningError("experiment_unknown", name=name, root=root)
         return experiment
+
+    def branch(self) -> "Experiment":
+        """A new experiment with the same model and group table, named after this one with a number behind it."""
+        stem, _, number = self.name.rpartition("-")
+        stem, number = (stem, int(number)) if stem and number.isdecimal() and len(number) < 4 else (self.name, 1)
+        while (folder := self.folder.with_name(f"{stem}-{number + 1}")).exists():
+            number += 1
+        folder.mkdir()
+        for name in ("description.txt", TABLE_FILE, f"{TABLE_FILE}.json"):
+            shutil.copy2(self.path(name), folder / name)
+        return Experiment(folder)
 
     @property
     def name(self) -> str:
@@ -146,6 +161,12 @@ class Experiment:
         return metrics
 
 
+def default_name(base_model: str, *parts: str) -> str:
+    """A name for an experiment: the model, what is done to it, and the time, joined by '-'."""
+    model = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(base_model).name).strip(".") or "model"
+    return "-".join([model, *parts, datetime.now().strftime("%Y%m%d-%H%M%S")])
+
+
 def list_experiments(root: str | Path) -> list[Experiment]:
     """The experiments under `root`, newest first."""
     folders = [f for f in Path(root).glob("*") if (f / "description.txt").is_file()] if Path(root).is_dir() else []
@@ -155,7 +176,7 @@ def list_experiments(root: str | Path) -> list[Experiment]:
 def read_table(path: Path, shape: ModelShape) -> GroupTable:
     """A group table from a CSV and its sidecar (without sidecar: source unknown); raises PruningError naming the fault."""
     try:
-        frame = pd.read_csv(path, float_precision="round_trip")
+        frame = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise PruningError("file_broken", path=path, reason=error) from error
     sidecar = path.with_name(path.name + ".json")

@@ -19,6 +19,7 @@ from .shape import ModelShape
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 BIN_FILE = "pytorch_model.bin"
+BYTES_PER_PARAMETER = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # dtypes as safetensors writes them
 _FINGERPRINT_BYTES = 4096
 _SHAPE_KEYS = (
     *("model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),

@@ -177,6 +177,16 @@ class ModelShape:
         return self.embedding_parameters + self.attention_parameters + self.mlp_parameters + self.norm_parameters
 
     @property
+    def components(self) -> dict[str, int]:
+        """Parameters of attention, mlp, embeddings and norms (with biases that always stay); they add up to the whole."""
+        return {
+            ATTENTION: self.attention_parameters,
+            MLP: self.mlp_parameters,
+            "embeddings": self.embedding_parameters,
+            "norms": self.norm_parameters,
+        }
+
+    @property
     def is_uniform(self) -> bool:
         """One size for all layers, and no block missing: a stock model class can hold it."""
         first = self.layers[0]

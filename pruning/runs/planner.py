@@ -39,8 +39,9 @@ def plan_from_settings(table: GroupTable, settings: dict) -> PruningPlan:
 
 def check_plan_settings(shape: ModelShape, settings: dict) -> None:
     """Raises PruningError when no table of this model could give a plan with these settings."""
-    unscored = GroupTable(shape, np.zeros(GroupIndex(shape).size), {})
-    plan_from_settings(unscored, settings)
+    cost = GroupIndex(shape).cost.astype(np.float64)
+    cheapest_first = GroupTable(shape, cost * cost, {})  # score = cost: what any table can cut, this one can
+    plan_from_settings(cheapest_first, settings)
 
 
 def largest_ratio_for(table: GroupTable, settings: dict) -> float:

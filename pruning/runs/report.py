@@ -16,23 +16,10 @@ from datetime import datetime
 
 from ..errors import Cancelled, PruningError
 from ..experiment import Experiment
-from .status import CANCEL_FILE, CANCELLED, DONE, RUNNING, STEPS, JobStatus, this_process, write_status
+from .status import CANCEL_FILE, CANCELLED, DONE, RUNNING, STEPS, JobStatus, step_number, this_process, write_status
 
 _SECONDS_BETWEEN_WRITES = 0.25
 _SECONDS_BETWEEN_LINES = 2.0  # progress lines in a log; a terminal gets one line that changes
-STEP_NAMES = {
-    "load": "load model and tokenizer",
-    "baseline": "perplexity before the cut",
-    "gradients": "gradients",
-    "group_table": "group table",
-    "selection": "selection",
-    "cut": "cut",
-    "empty_layers": "remove empty layers",
-    "statistics": "statistics",
-    "perplexity": "perplexity after the cut",
-    "recovery": "recovery",
-    "save": "save and check",
-}
 
 
 class RunReport:
@@ -86,7 +73,7 @@ class RunReport:
         """One of the eleven steps; its time goes into `seconds`."""
         started = time.time()
         self.status = replace(self.status, step=name, done=0, total=total, unit=unit, step_started=started, updated=started)
-        self._log.info(f"[Step {STEPS.index(name) + 1}/{len(STEPS)}] {STEP_NAMES[name]}")
+        self._log.info(f"[Step {step_number(name)}/{len(STEPS)}] {STEPS[name]}")
         self._write()
         self.check_cancelled()
         yield
@@ -95,7 +82,7 @@ class RunReport:
 
     def skip(self, name: str, why: str = "not asked for") -> None:
         """Marks an optional step as skipped."""
-        self._log.info(f"[Step {STEPS.index(name) + 1}/{len(STEPS)}] {STEP_NAMES[name]}: skipped ({why})")
+        self._log.info(f"[Step {step_number(name)}/{len(STEPS)}] {STEPS[name]}: skipped ({why})")
 
     def progress(self, done: int, total: int) -> None:
         """So many units of the current step are done; raises Cancelled when the person asked to stop."""
@@ -143,7 +130,7 @@ def as_pruning_error(error: BaseException, step: str | None) -> PruningError:
     if isinstance(error, PruningError):
         return error
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
-        return PruningError("out_of_memory", doing=STEP_NAMES.get(step, "working"))
+        return PruningError("out_of_memory", doing=STEPS.get(step, "working"))
     if isinstance(error, OSError) and error.errno == 28:
         return PruningError("disk_write", path=error.filename or "a file", reason=error.strerror)
     return PruningError("unexpected", reason=f"{type(error).__name__}: {error}")

@@ -8,6 +8,7 @@ Imports no torch. Knows nothing about what the steps do.
 import os
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import psutil
 
@@ -19,20 +20,25 @@ JOB_FILE, CANCEL_FILE = "job.json", "cancel"
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ACTIVE = (QUEUED, RUNNING)
 
-# The eleven steps of a run, in order (methods.md section 8).
-STEPS = (
-    "load",
-    "baseline",
-    "gradients",
-    "group_table",
-    "selection",
-    "cut",
-    "empty_layers",
-    "statistics",
-    "perplexity",
-    "recovery",
-    "save",
-)
+# The eleven steps of a run, in order, with their English names (methods.md section 8).
+STEPS = {
+    "load": "load model and tokenizer",
+    "baseline": "perplexity before the cut",
+    "gradients": "gradients",
+    "group_table": "group table",
+    "selection": "selection",
+    "cut": "cut",
+    "empty_layers": "remove empty layers",
+    "statistics": "statistics",
+    "perplexity": "perplexity after the cut",
+    "recovery": "recovery",
+    "save": "save and check",
+}
+
+
+def step_number(step: str) -> int:
+    """1 for the first step, 11 for the last."""
+    return list(STEPS).index(step) + 1
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,15 @@ def write_status(experiment: Experiment, status: JobStatus) -> None:
 def this_process() -> tuple[int, float]:
     """The pid of this process and when it started, which together name it for good."""
     return os.getpid(), psutil.Process().create_time()
+
+
+def create_experiment(root: str | Path, name: str, overwrite: bool = False) -> Experiment:
+    """`Experiment.create`, but never in the place of one that is being worked on; raises PruningError then."""
+    experiment = Experiment.at(root, name)
+    status = read_status(experiment)
+    if status and status.is_active:
+        raise PruningError("experiment_busy", name=name)
+    return Experiment.create(root, name, overwrite)
 
 
 def request_cancel(experiment: Experiment) -> None:

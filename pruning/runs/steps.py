@@ -11,21 +11,23 @@ import platform
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from analysis import diff
 from analysis.generation import continue_text
 from analysis.perplexity import HeldOutText, perplexity
 
 from ..errors import PruningError
-from ..experiment import Experiment, write_csv, write_json, write_whole
+from ..experiment import RESULT_FILE, SAMPLES_FILE, ZIP_FILE, Experiment, write_csv, write_json, write_whole
 from ..export.hugging_face import check_reload, model_card, save_model, write_zip
 from ..model.calibration import CALIBRATION, check_window, draw_samples, load_corpus
 from ..model.checkpoint import LoadedModel, load, open_checkpoint
 from ..model.importance import measure as measure_importance
 from ..model.surgery import cut
-from ..planning.checkpoint_header import CheckpointHeader
+from ..planning.checkpoint_header import CheckpointHeader, TensorHeader
 from ..planning.group_table import GroupTable
 from ..planning.plan import PruningPlan
 from .planner import plan_from_settings
@@ -33,7 +35,6 @@ from .report import RunReport
 
 _CHECK_WINDOWS = 4  # windows on which an exported model must give the logits of the one in memory
 _CARD_FILE = "README.md"
-ZIP_FILE = "model.zip"
 
 
 def measure(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
@@ -178,14 +179,14 @@ def _cut_and_judge(
         _warm.clear()  # the cut takes the source's weights apart as it goes
         pruned = cut(loaded.model, plan, release_source=True)
     _say_empty_layers(report, plan)
-    _describe_cut(experiment, report, settings, loaded, plan)
+    _describe_cut(experiment, report, loaded, pruned, plan)
     if settings["test_after_prune"]:
         with report.step("perplexity", len(text.windows), "windows"):
             _record_perplexity(experiment, report, "after", pruned, text)
     else:
         report.skip("perplexity")
     written["after"] = continue_text(pruned, loaded.tokenizer, settings["prompt"])
-    write_json(experiment.path("samples.json"), {"format_version": 1} | written)
+    write_json(experiment.path(SAMPLES_FILE), {"format_version": 1} | written)
     report.skip("recovery")
     if settings["save_model"]:
         _save(experiment, report, loaded, pruned, settings)
@@ -221,10 +222,10 @@ def _say_empty_layers(report: RunReport, plan: PruningPlan) -> None:
         report.say(f"    {gone} layers removed, {len(plan.kept_layers)} left")
 
 
-def _describe_cut(experiment: Experiment, report: RunReport, settings: dict, loaded: LoadedModel, plan: PruningPlan) -> None:
+def _describe_cut(experiment: Experiment, report: RunReport, loaded: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan):
     with report.step("statistics"):
-        matrices = diff.matrix_table(plan, loaded.saved_dtype.itemsize)
-        write_csv(experiment.path("pruning_analysis.csv"), matrices)
+        matrices = diff.actual_matrix_table(loaded.header, _header_of(pruned, loaded), plan)
+        write_csv(experiment.path(RESULT_FILE), matrices)
         after = plan.shape_after.parameters
         experiment.update_metrics(
             fingerprint=loaded.header.fingerprint,
@@ -240,6 +241,16 @@ def _describe_cut(experiment: Experiment, report: RunReport, settings: dict, loa
         report.say(f"    {plan.shape.parameters:,} -> {after:,} parameters ({plan.actual_ratio:.2%} removed)")
         if failed:
             raise PruningError("unexpected", reason=f"the cut does not keep its promises: {', '.join(failed)}")
+
+
+def _header_of(pruned: PreTrainedModel, loaded: LoadedModel) -> CheckpointHeader:
+    """What the files of the cut model will hold, from the tensors in memory."""
+    size, dtype = loaded.saved_dtype.itemsize, loaded.header.dtype
+    tensors = {
+        name: TensorHeader(dtype, tuple(tensor.shape), Path(), 0, tensor.numel() * size)
+        for name, tensor in pruned.named_parameters()
+    }
+    return CheckpointHeader(Path(), pruned.config.to_dict(), tensors, ())
 
 
 def _save(experiment: Experiment, report: RunReport, loaded: LoadedModel, pruned, settings: dict) -> None:
@@ -265,7 +276,7 @@ def _check_windows(settings: dict, loaded: LoadedModel) -> torch.Tensor:
 def _forget_result(experiment: Experiment) -> None:
     """Removes what an earlier cut left, so that old and new results never stand side by side."""
     shutil.rmtree(experiment.model_folder, ignore_errors=True)
-    for name in (ZIP_FILE, "pruning_analysis.csv", "samples.json"):
+    for name in (ZIP_FILE, RESULT_FILE, SAMPLES_FILE):
         experiment.path(name).unlink(missing_ok=True)
     metrics = experiment.metrics()
     kept = {k: metrics[k] for k in ("format_version",) if k in metrics}

@@ -1,0 +1,10 @@
+"""What `streamlit run app.py` starts: the web application, whose screens `ui/main.py` draws.
+
+`st.App` takes the script of the screens as a file of its own, so that routes (large downloads) can stand beside it.
+"""
+
+from pathlib import Path
+
+import streamlit as st
+
+app = st.App(Path(__file__).parent / "ui" / "main.py")

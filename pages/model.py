@@ -1,0 +1,95 @@
+"""Model: choose one and see its sizes before any weight is read."""
+
+import psutil
+import streamlit as st
+
+from analysis import charts, size
+from pruning.errors import PruningError
+from pruning.model.model_source import DEMO
+from pruning.planning.memory import measuring_bytes
+from ui import workspace
+from ui.page_frame import chart, explanation, heading
+from ui.translation import error_text, t
+
+heading("model")
+
+SOURCES = ("demo", "folder", "hub")
+current = workspace.chosen_model()
+known_source = "demo" if current == DEMO else "hub" if workspace.is_hub_id(current) else "folder"
+source = st.segmented_control(
+    t("model.source"), SOURCES, default=known_source, format_func=lambda s: t(f"model.source.{s}"), required=True, key="source"
+)
+base_model = DEMO
+if source != "demo":
+    base_model = st.text_input(
+        t(f"model.{source}.label"),
+        value="" if known_source != source else current,
+        placeholder=t(f"model.{source}.placeholder"),
+        help=t(f"model.{source}.help"),
+        key=f"model_{source}",
+    ).strip()
+if source == "hub":
+    st.text_input(t("model.token.label"), type="password", key=workspace.TOKEN_KEY, help=t("model.token.help"))
+if source != "demo":
+    st.checkbox(
+        t("setting.trust_remote_code"), key="trust_remote_code", help=t("help.trust_remote_code"), persist_state="session"
+    )
+if not base_model:
+    st.info(t("model.empty"), icon=":material/info:")
+    st.stop()
+
+try:
+    with st.spinner(t("model.reading")):
+        found = workspace.preview_of(base_model)
+except PruningError as error:
+    st.error(error_text(error), icon=":material/error:")
+    st.stop()
+workspace.choose_model(base_model)
+
+shape, layer = found.shape, found.shape.layers[0]
+with st.container(horizontal=True):
+    st.metric(t("model.parameters"), f"{shape.parameters:,}", border=True)
+    st.metric(t("model.layers"), shape.num_layers, border=True)
+    st.metric(t("model.heads"), layer.num_attention_heads, border=True)
+    st.metric(t("model.kv_heads"), layer.num_key_value_heads, border=True)
+    st.metric(t("model.gqa"), f"{layer.num_key_value_groups} : 1", border=True)
+    st.metric(t("model.disk"), size.readable(found.weight_bytes), border=True)
+if not shape.is_uniform:
+    st.caption(t("model.not_uniform"))
+
+left, right = st.columns([3, 2])
+with left:
+    chart(charts.parameter_shares(shape, t), "parameter_shares", t("model.shares.alt"))
+with right:
+    st.dataframe(
+        size.component_table(shape),
+        hide_index=True,
+        column_config={
+            "component": st.column_config.TextColumn(t("table.component")),
+            "parameters": st.column_config.NumberColumn(t("table.parameters"), format="localized"),
+            "share": st.column_config.NumberColumn(t("table.share"), format="percent"),
+        },
+        alt=t("model.shares.alt"),
+    )
+    st.caption(
+        t(
+            "model.group_costs",
+            attention=layer.attention_group_cost,
+            mlp=layer.mlp_channel_cost,
+            dtype=found.dtype or t("model.dtype_unknown"),
+        )
+    )
+
+needed = measuring_bytes(shape, "taylor", bytes_per_parameter=4)
+present = psutil.virtual_memory().available
+st.markdown(
+    t(
+        "model.memory.fits" if needed < present else "model.memory.does_not_fit",
+        needed=size.readable(needed),
+        present=size.readable(present),
+    )
+)
+if not found.weights_checked:
+    st.caption(t("model.unchecked"))
+explanation("model", ratio=layer.num_key_value_groups, heads=layer.num_attention_heads, kv_heads=layer.num_key_value_heads)
+st.page_link(workspace.PAGES_FOLDER / "importance.py", label=t("model.next"), icon=":material/arrow_forward:")

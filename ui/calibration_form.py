@@ -1,0 +1,115 @@
+"""The form that starts a measurement: method, corpus, samples, lengths, name."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from pruning.errors import PruningError
+from pruning.experiment import default_name, write_whole
+from pruning.model.model_source import local_folder
+from pruning.runs.jobs import queue
+from pruning.runs.status import create_experiment
+from pruning.settings import resolve
+from ui import settings_widgets, workspace
+from ui.access import allowed_roots
+from ui.translation import error_text, t
+
+_CORPORA = ("python-stdlib", "wikitext2", "c4", "dataset", "file", "pasted")
+_PASTED_FILE = "calibration.txt"
+_ERROR_KEY = "measure_error"
+
+
+def show(disabled: bool) -> None:
+    """Draws the form; Start makes an experiment and hands it to the worker."""
+    with st.container(border=True):
+        columns = st.columns(4)
+        with columns[0]:
+            settings_widgets.choice("importance_method")
+            settings_widgets.number("seed")
+        with columns[1]:
+            settings_widgets.number("num_samples", max_value=100_000)
+            settings_widgets.number("gradient_batch_size", max_value=1024)
+        with columns[2]:
+            settings_widgets.number("seq_len", max_value=131_072)
+            _name()
+        with columns[3]:
+            _corpus()
+        st.button(
+            t("importance.start"), type="primary", icon=":material/play_arrow:", on_click=_start, disabled=disabled, key="start"
+        )
+        if message := st.session_state.pop(_ERROR_KEY, None):
+            st.error(message, icon=":material/error:")
+
+
+def _corpus() -> None:
+    kind = st.selectbox(
+        t("setting.corpus"),
+        _CORPORA,
+        format_func=lambda c: t(f"corpus.{c}"),
+        help=t("help.corpus"),
+        key="corpus_kind",
+        persist_state="session",
+    )
+    if kind == "pasted":
+        st.text_area(t("corpus.pasted.label"), key="corpus_text", height=120, persist_state="session")
+    elif kind in ("dataset", "file"):
+        st.text_input(
+            t(f"corpus.{kind}.label"),
+            placeholder=t(f"corpus.{kind}.placeholder"),
+            key=f"corpus_{kind}",
+            persist_state="session",
+        )
+        settings_widgets.text("text_column")
+
+
+def _name() -> None:
+    st.text_input(
+        t("setting.experiment_name"),
+        placeholder=t("importance.name.placeholder"),
+        help=t("importance.name.help", root=workspace.output_root()),
+        key="new_experiment_name",
+        persist_state="session",
+    )
+
+
+def _start() -> None:
+    """Runs before the page is drawn again, so that the sidebar already shows the new experiment."""
+    try:
+        settings = _settings()
+        experiment = create_experiment(workspace.output_root(), settings["experiment_name"])
+        if st.session_state["corpus_kind"] == "pasted":
+            write_whole(experiment.path(_PASTED_FILE), st.session_state.get("corpus_text", ""))
+            settings["corpus"] = str(experiment.path(_PASTED_FILE))
+        experiment.write_settings(settings)
+        queue().submit("measure", experiment, workspace.hub_token())
+    except PruningError as error:
+        st.session_state[_ERROR_KEY] = error_text(error)
+        return
+    workspace.open_experiment(experiment.name)
+    st.session_state["new_experiment_name"] = ""
+
+
+def _settings() -> dict:
+    state = st.session_state
+    names = ("importance_method", "num_samples", "seq_len", "gradient_batch_size", "seed", "trust_remote_code", "text_column")
+    given = {name: state[name] for name in names if state.get(name) is not None}
+    base_model = workspace.chosen_model()
+    local_folder(base_model, allowed_roots())
+    name = (state.get("new_experiment_name") or "").strip() or default_name(base_model, given["importance_method"])
+    output = {"output_root": str(workspace.output_root()), "experiment_name": name}
+    return resolve(given | output | {"base_model": base_model, "corpus": _chosen_corpus()})
+
+
+def _chosen_corpus() -> str:
+    kind = st.session_state["corpus_kind"]
+    if kind == "file":
+        path = st.session_state.get("corpus_file", "").strip()
+        roots = allowed_roots()
+        if roots is not None and not any(Path(path).resolve().is_relative_to(root.resolve()) for root in roots):
+            raise PruningError("model_outside_roots", model=path, roots=", ".join(map(str, roots)))
+        if Path(path).suffix not in (".txt", ".jsonl", ".json", ".parquet"):
+            raise PruningError("corpus_unknown", corpus=path)
+        return path
+    if kind == "dataset":
+        return st.session_state.get("corpus_dataset", "").strip()
+    return kind

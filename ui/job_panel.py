@@ -1,0 +1,73 @@
+"""Shows a running job: bar, rate, time left, Cancel; and how the last one ended. Reads files only."""
+
+from collections import deque
+
+import streamlit as st
+
+from pruning.experiment import Experiment
+from pruning.runs.jobs import queue
+from pruning.runs.status import FAILED, QUEUED, STEPS, JobStatus, read_status, step_number
+from ui.translation import job_error_text, t
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+_LOG_LINES = 200
+
+
+def show(experiment: Experiment, kinds: tuple[str, ...]) -> bool:
+    """Draws the job of an experiment if it is of one of these kinds; returns whether one is active.
+
+    The panel looks again by itself while the job runs, and redraws the whole page when it ends.
+    """
+    status = read_status(experiment)
+    if status is None or not (status.is_active or status.kind in kinds):
+        return False
+    if status.is_active:
+        st.fragment(_live, run_every=_SECONDS_BETWEEN_LOOKS)(experiment)
+        return True
+    if status.state == FAILED:
+        st.error(job_error_text(status.error), title=t(f"job.failed.{status.kind}"), icon=":material/error:")
+        _log(experiment, status)
+    elif status.state == "cancelled":
+        st.info(t("job.cancelled"), icon=":material/cancel:")
+    return False
+
+
+def _live(experiment: Experiment) -> None:
+    status = read_status(experiment)
+    if status is None or not status.is_active:
+        st.rerun()
+    with st.container(border=True, key="job_panel"):
+        st.markdown(f"**{t(f'job.kind.{status.kind}')}**")
+        st.progress(_fraction(status), text=_progress_text(experiment, status))
+        if st.button(t("job.cancel"), icon=":material/cancel:", key="job_cancel"):
+            queue().cancel(experiment)
+            st.toast(t("job.cancelling"))
+        _log(experiment, status)
+
+
+def _fraction(status: JobStatus) -> float:
+    return min(status.done / status.total, 1.0) if status.total else 0.0
+
+
+def _progress_text(experiment: Experiment, status: JobStatus) -> str:
+    if status.state == QUEUED:
+        place = queue().place(experiment)
+        return t("job.queued", place=place) if place else t("job.starting")
+    if status.step is None:
+        return t("job.starting")
+    text = t("job.step", number=step_number(status.step), count=len(STEPS), step=t(f"step.{status.step}"))
+    if not status.done:
+        return text
+    if status.unit == "bytes":
+        return f"{text} · {t('job.bytes', done=status.done / 2**20, total=status.total / 2**20)}"
+    unit = t(f"unit.{status.unit}")
+    progress = t("job.progress", done=status.done, total=status.total, unit=unit, rate=status.rate)
+    left = t("job.left", seconds=status.seconds_left or 0)
+    return f"{text} · {progress} · {left}"
+
+
+def _log(experiment: Experiment, status: JobStatus) -> None:
+    if not status.log or not experiment.has(status.log):
+        return
+    with st.expander(t("job.log")), experiment.path(status.log).open(encoding="utf-8") as file:
+        st.code("".join(deque(file, maxlen=_LOG_LINES)), language=None)

@@ -1,0 +1,40 @@
+"""The frame of every screen: page setup, sidebar, navigation. `app.py` starts it."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # Streamlit puts only this script's own folder there
+    sys.path.insert(0, str(ROOT))
+
+import streamlit as st  # noqa: E402
+
+from ui import sidebar, workspace  # noqa: E402
+from ui.translation import t  # noqa: E402
+
+st.set_page_config(page_title=t("app.title"), page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
+workspace.restore()
+
+# Each page, the default one too, gets a url_path that differs from its file name: Streamlit's older discovery of a folder
+# `pages/` would otherwise answer such a path by running the page without this frame.
+PAGES = (
+    ("model", "choose-model", ":material/deployed_code:"),
+    ("importance", "measure-importance", ":material/monitoring:"),
+    ("plan", "shape-plan", ":material/tune:"),
+    ("prune", "cut-model", ":material/content_cut:"),
+    ("export", "take-home", ":material/download:"),
+)
+pages = [
+    st.Page(
+        ROOT / "pages" / f"{name}.py",
+        title=t(f"{name}.title"),
+        icon=icon,
+        url_path=path,
+        default=name == "model",
+        help=t(f"{name}.purpose"),
+    )
+    for name, path, icon in PAGES
+]
+page = st.navigation(pages)
+sidebar.show()
+page.run()

@@ -1,0 +1,34 @@
+"""The button that writes a plan into the experiment, so that it can be cut."""
+
+import streamlit as st
+
+from pruning.errors import PruningError
+from pruning.planning.plan import PruningPlan
+from pruning.runs.status import read_status
+from ui import workspace
+from ui.translation import error_text, t
+from ui.workspace import Measured
+
+
+def show(found: Measured, plan: PruningPlan) -> None:
+    """Draws the button; a plan for an experiment that was cut already goes into a new one, nothing is overwritten."""
+    if found.was_cut:
+        st.caption(t("plan.save.branch", experiment=found.experiment.name))
+    if st.button(t("plan.save"), type="primary", icon=":material/content_cut:", width="stretch", key="save_plan"):
+        try:
+            experiment = _save(found, plan)
+        except PruningError as error:
+            st.error(error_text(error), icon=":material/error:")
+            return
+        workspace.open_experiment(experiment.name)
+        st.switch_page(workspace.PAGES_FOLDER / "prune.py")
+
+
+def _save(found: Measured, plan: PruningPlan):
+    status = read_status(found.experiment)
+    if status and status.is_active:
+        raise PruningError("experiment_busy", name=found.experiment.name)
+    experiment = found.experiment.branch() if found.was_cut else found.experiment
+    experiment.write_settings(experiment.settings | plan.settings | {"experiment_name": experiment.name})
+    experiment.write_plan(plan, found.table)
+    return experiment

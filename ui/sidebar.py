@@ -1,0 +1,48 @@
+"""What stands beside every screen: which model, which experiment, how far it got."""
+
+import streamlit as st
+
+from pruning.experiment import TABLE_FILE, Experiment
+from pruning.runs.status import read_status
+from ui import workspace
+from ui.translation import t
+
+_PICKER_KEY = "experiment_picker"
+
+
+def show() -> None:
+    """Draws the sidebar below the navigation."""
+    with st.sidebar:
+        st.caption(t("sidebar.model", model=workspace.chosen_model()))
+        _experiment_picker()
+        experiment = workspace.current_experiment()
+        if experiment is not None:
+            st.caption(_state(experiment))
+
+
+def _experiment_picker() -> None:
+    names = [experiment.name for experiment in workspace.experiments()]
+    current = workspace.current_experiment()
+    if current and current.name not in names:
+        names.insert(0, current.name)
+    # The open experiment may change elsewhere (a job was started); the picker follows it.
+    st.session_state[_PICKER_KEY] = current.name if current else None
+    st.selectbox(
+        t("sidebar.experiment"),
+        names,
+        key=_PICKER_KEY,
+        placeholder=t("sidebar.no_experiment"),
+        help=t("sidebar.experiment.help", root=workspace.output_root()),
+        disabled=not names,
+        on_change=lambda: workspace.open_experiment(st.session_state[_PICKER_KEY]),
+    )
+
+
+def _state(experiment: Experiment) -> str:
+    status = read_status(experiment)
+    if status and status.is_active:
+        return t("sidebar.state.running")
+    for file, key in (("model/plan.json", "cut"), ("plan.json", "planned"), (TABLE_FILE, "measured")):
+        if experiment.has(file):
+            return t(f"sidebar.state.{key}")
+    return t("sidebar.state.empty")

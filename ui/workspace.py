@@ -1,0 +1,144 @@
+"""What the person is working on: the chosen model and the open experiment. Kept in the URL and on disk, so that a
+reload of the page loses nothing.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from pruning.errors import PruningError
+from pruning.experiment import RESULT_FILE, SAMPLES_FILE, TABLE_FILE, Experiment, list_experiments, read_json
+from pruning.model.model_source import DEMO, ModelPreview, local_folder, preview
+from pruning.planning.checkpoint_header import BYTES_PER_PARAMETER
+from pruning.planning.group_table import GroupTable
+from pruning.runs.status import read_status
+from pruning.settings import SETTINGS
+
+from .access import allowed_roots
+
+PAGES_FOLDER = Path(__file__).resolve().parents[1] / "pages"
+EXPERIMENT_KEY, MODEL_KEY, TOKEN_KEY = "experiment", "model", "hub_token"
+OUTPUT_ROOT_VARIABLE = "PRUNING_OUTPUT_ROOT"
+
+
+def output_root() -> Path:
+    """The folder that holds the experiments."""
+    return Path(os.environ.get(OUTPUT_ROOT_VARIABLE, SETTINGS["output_root"].default))
+
+
+def restore() -> None:
+    """Takes model and experiment from the URL in a new session, and keeps the URL up to date in an old one."""
+    for key, default in ((MODEL_KEY, DEMO), (EXPERIMENT_KEY, None)):
+        if key not in st.session_state:
+            st.session_state[key] = st.query_params.get(key, default)
+        if st.session_state[key] and st.query_params.get(key) != st.session_state[key]:
+            st.query_params[key] = st.session_state[key]
+
+
+def chosen_model() -> str:
+    """What the person chose on the Model page: `demo`, a folder, or a hub id."""
+    return st.session_state[MODEL_KEY]
+
+
+def choose_model(base_model: str) -> None:
+    st.session_state[MODEL_KEY] = base_model
+    st.query_params[MODEL_KEY] = base_model
+
+
+def hub_token() -> str | None:
+    """The token of this session, or of the environment; never written anywhere."""
+    return st.session_state.get(TOKEN_KEY) or os.environ.get("HF_TOKEN")
+
+
+def experiments() -> list[Experiment]:
+    return list_experiments(output_root())
+
+
+def open_experiment(name: str | None) -> None:
+    """Makes this the open experiment; the sidebar's picker follows."""
+    st.session_state[EXPERIMENT_KEY] = name
+    if name:
+        st.query_params[EXPERIMENT_KEY] = name
+    elif EXPERIMENT_KEY in st.query_params:
+        del st.query_params[EXPERIMENT_KEY]
+
+
+def current_experiment() -> Experiment | None:
+    """The open experiment, None when none is open or its folder is gone."""
+    name = st.session_state.get(EXPERIMENT_KEY)
+    try:
+        return Experiment.open(output_root(), name) if name else None
+    except PruningError:
+        return None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An experiment whose importance was measured."""
+
+    experiment: Experiment
+    table: GroupTable
+
+    @property
+    def was_cut(self) -> bool:
+        return self.experiment.has(RESULT_FILE)
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Of the model's files."""
+        return BYTES_PER_PARAMETER.get(self.experiment.description()["model"]["dtype"], 4)
+
+
+def measured() -> Measured | None:
+    """The open experiment with its group table; None when nothing was measured. Raises PruningError for a broken file."""
+    experiment = current_experiment()
+    if experiment is None or not experiment.has(TABLE_FILE):
+        return None
+    path = experiment.path(TABLE_FILE)
+    return Measured(experiment, _cached_table(str(experiment.folder), path.stat().st_mtime_ns))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _cached_table(folder: str, modified: int) -> GroupTable:
+    return Experiment(Path(folder)).read_table()
+
+
+@st.cache_data(max_entries=16, ttl="10m", show_spinner=False)
+def _cached_preview(base_model: str, token: str | None, stamp: float | None) -> ModelPreview:
+    return preview(base_model, token, allowed_roots())
+
+
+def preview_of(base_model: str) -> ModelPreview:
+    """Sizes of a model without reading its weights; raises PruningError."""
+    config = Path(base_model).expanduser() / "config.json"
+    stamp = config.stat().st_mtime if base_model != DEMO and config.is_file() else None
+    return _cached_preview(base_model, hub_token(), stamp)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cut left in its experiment."""
+
+    matrices: pd.DataFrame
+    metrics: dict
+    samples: dict | None
+
+
+def result_of(experiment: Experiment) -> Result | None:
+    """The result of a finished cut, None when there is none (yet)."""
+    status = read_status(experiment)
+    if not experiment.has(RESULT_FILE) or (status and status.is_active and status.kind == "prune"):
+        return None
+    samples = read_json(experiment.path(SAMPLES_FILE), 1) if experiment.has(SAMPLES_FILE) else None
+    return Result(pd.read_csv(experiment.path(RESULT_FILE)), experiment.metrics(), samples)
+
+
+def is_hub_id(base_model: str) -> bool:
+    """Whether this names a model on the hub rather than a folder; False for what names neither."""
+    try:
+        return local_folder(base_model) is None
+    except PruningError:
+        return False
