@@ -19,7 +19,7 @@ def shape_plan() -> None:
     """Sliders and their charts: moving one redraws only these."""
     controls, results = st.columns([1, 3], gap="medium")
     with controls:
-        settings = plan_form.show(table.shape.num_layers)
+        settings = plan_form.show(found.experiment, table.shape.num_layers)
     with results:
         try:
             plan = plan_from_settings(table, settings)
@@ -41,10 +41,11 @@ def plan_strip(plan, settings: dict) -> None:
     """Target and actual side by side, each with its basis."""
     totals = size.plan_totals(plan, found.bytes_per_parameter)
     target, actual, parameters, weights = st.columns(4)
-    target.metric(t("plan.target", basis=t(f"basis.{settings['ratio_basis']}")), f"{settings['pruning_ratio']:.2%}")
-    actual.metric(t("plan.actual"), f"{plan.actual_ratio:.2%}")
-    parameters.metric(t("plan.parameters"), f"{totals.parameters_after:,}", f"{-totals.parameters_removed:,}")
-    weights.metric(t("plan.size"), size.readable(totals.bytes_after), f"-{size.readable(totals.bytes_removed)}")
+    basis = {"delta_color": "off", "delta_arrow": "off"}
+    target.metric(t("plan.target"), f"{settings['pruning_ratio']:.2%}", t(f"basis.{settings['ratio_basis']}"), **basis)
+    actual.metric(t("plan.actual"), f"{plan.actual_ratio:.2%}", t("basis.model"), **basis)
+    parameters.metric(t("plan.parameters"), f"{totals.parameters_after:,}", f"{-totals.parameters_removed:,}", **basis)
+    weights.metric(t("plan.size"), size.readable(totals.bytes_after), f"-{size.readable(totals.bytes_removed)}", **basis)
     heads, channels, layers, _ = st.columns(4)
     heads.metric(t("plan.heads_removed"), f"{totals.attention_groups_removed:,}")
     channels.metric(t("plan.channels_removed"), f"{totals.mlp_channels_removed:,}")

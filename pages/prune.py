@@ -8,6 +8,8 @@ from ui import cut_form, job_panel, matrix_view, workspace
 from ui.page_frame import chart, explanation, first_do, heading, measured_or_stop
 from ui.translation import error_text, t
 
+_TEXT_HEIGHT = 320
+
 heading("prune")
 found = measured_or_stop()
 experiment = found.experiment
@@ -50,10 +52,10 @@ if samples:
     before, after = st.columns(2)
     with before:
         st.markdown(f"**{t('chart.stage.before')}**")
-        st.code(samples["before"], language=None, wrap_lines=True)
+        st.code(samples["before"], language=None, wrap_lines=True, height=_TEXT_HEIGHT)
     with after:
         st.markdown(f"**{t('chart.stage.after')}**")
-        st.code(samples["after"], language=None, wrap_lines=True)
+        st.code(samples["after"], language=None, wrap_lines=True, height=_TEXT_HEIGHT)
 
 st.subheader(t("prune.matrices"))
 matrix_view.checks(diff.checks(plan, matrices))

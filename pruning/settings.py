@@ -75,6 +75,7 @@ class Setting:
         )
 
 
+_PROMPT = "def is_prime(n):\n    if n < 2:\n        return False\n    for i in range("
 GROUPS = ("model", "calibration", "importance", "plan", "evaluation", "output")
 
 _ALL = (
@@ -204,7 +205,7 @@ _ALL = (
         "windows",
         minimum=0,
     ),
-    Setting("prompt", "def read_config(path):\n", str, "evaluation", "Both models go on from this text."),
+    Setting("prompt", _PROMPT, str, "evaluation", "Both models go on from this text."),
     # output
     Setting(
         "experiment_name",

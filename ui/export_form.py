@@ -14,7 +14,7 @@ _ERROR_KEY = "pack_error"
 _THROUGH_MEMORY = 2 * 2**30  # Streamlit's download button holds the file in memory while it is sent
 _CODE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model"{trust})
 model = AutoModelForCausalLM.from_pretrained("model"{trust})
 inputs = tokenizer("def ", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from pruning.errors import PruningError
+from pruning.experiment import Experiment
 from pruning.planning.plan import PruningPlan
 from pruning.runs.status import read_status
 from ui import workspace
@@ -12,23 +13,33 @@ from ui.workspace import Measured
 
 def show(found: Measured, plan: PruningPlan) -> None:
     """Draws the button; a plan for an experiment that was cut already goes into a new one, nothing is overwritten."""
+    if _is_saved(found.experiment, plan):
+        st.success(t("plan.saved"), icon=":material/check:")
+        st.page_link(workspace.PAGES_FOLDER / "prune.py", label=t("plan.next"), icon=":material/arrow_forward:")
+        return
     if found.was_cut:
         st.caption(t("plan.save.branch", experiment=found.experiment.name))
-    if st.button(t("plan.save"), type="primary", icon=":material/content_cut:", width="stretch", key="save_plan"):
+    if st.button(t("plan.save"), type="primary", icon=":material/check:", width="stretch", key="save_plan"):
         try:
             experiment = _save(found, plan)
         except PruningError as error:
             st.error(error_text(error), icon=":material/error:")
             return
+        # Not st.switch_page: it would clear the URL, which Streamlit refuses while sliders are bound to it.
         workspace.open_experiment(experiment.name)
-        st.switch_page(workspace.PAGES_FOLDER / "prune.py")
+        st.rerun()
 
 
-def _save(found: Measured, plan: PruningPlan):
+def _is_saved(experiment: Experiment, plan: PruningPlan) -> bool:
+    settings = experiment.settings
+    return experiment.has("plan.json") and all(settings.get(name) == value for name, value in plan.settings.items())
+
+
+def _save(found: Measured, plan: PruningPlan) -> Experiment:
     status = read_status(found.experiment)
     if status and status.is_active:
         raise PruningError("experiment_busy", name=found.experiment.name)
     experiment = found.experiment.branch() if found.was_cut else found.experiment
-    experiment.write_settings(experiment.settings | plan.settings | {"experiment_name": experiment.name})
     experiment.write_plan(plan, found.table)
+    experiment.write_settings(experiment.settings | plan.settings | {"experiment_name": experiment.name})
     return experiment

@@ -18,6 +18,9 @@ def show() -> None:
         experiment = workspace.current_experiment()
         if experiment is not None:
             st.caption(_state(experiment))
+            base_model = experiment.settings["base_model"]
+            if base_model != workspace.chosen_model():
+                st.caption(t("sidebar.other_model", model=base_model))
 
 
 def _experiment_picker() -> None:
