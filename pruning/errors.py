@@ -38,6 +38,7 @@ MESSAGES = {
     "no_weights": "{folder} holds no weights (no .safetensors and no pytorch_model.bin).",
     "shard_missing": "{folder} lists the weight file {file}, but it is not there. Fetch it again.",
     "weights_truncated": "{file} is cut short or damaged: {reason}. Fetch it again.",
+    "load_failed": "{folder} could not be loaded: {reason}",
     "weights_mismatch": "The weights contradict config.json: {name} has shape {found}, the config says {expected}.",
     "weights_missing": "The weights lack {name}, which config.json asks for{more}.",
     "weights_unexpected": "The weights hold {name}, which config.json does not provide for{more}.",

@@ -18,7 +18,7 @@ from ..export.hugging_face import load_trusted
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.shape import PRUNED_PREFIX
 from .model_source import fetch
-from .runtime import resolve_attention, resolve_device, resolve_dtype
+from .runtime import is_out_of_memory, resolve_attention, resolve_device, resolve_dtype
 
 _SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -57,10 +57,14 @@ def load(header: CheckpointHeader, settings: dict) -> LoadedModel:
         "device_map": "auto" if settings["device"] == "auto" and device.type == "cuda" else device,
         "output_loading_info": True,
         "use_safetensors": bool(header.tensors),
+        "ignore_mismatched_sizes": True,  # reported in the loading info, and refused by name below
     }
-    model = _load_model(header, options, settings["trust_remote_code"])
+    # A folder of this project is built by the classes of this program: the code in it may be anybody's by now.
+    own_class = header.config["model_type"].startswith(PRUNED_PREFIX)
+    trust_remote_code = settings["trust_remote_code"] and not own_class
+    model = _load_model(header, options, own_class, trust_remote_code)
     model.eval()
-    return LoadedModel(model, load_tokenizer(header.folder, settings["trust_remote_code"]), header)
+    return LoadedModel(model, load_tokenizer(header.folder, trust_remote_code), header)
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -71,8 +75,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         raise PruningError("tokenizer", model=str(folder), reason=_first_line(error)) from error
 
 
-def _load_model(header: CheckpointHeader, options: dict, trust_remote_code: bool) -> PreTrainedModel:
-    own_class = header.config["model_type"].startswith(PRUNED_PREFIX)
+def _load_model(header: CheckpointHeader, options: dict, own_class: bool, trust_remote_code: bool) -> PreTrainedModel:
     logging.set_verbosity_error()  # what it warns of is raised below
     logging.disable_progress_bar()
     try:
@@ -84,16 +87,19 @@ def _load_model(header: CheckpointHeader, options: dict, trust_remote_code: bool
             )
     except pickle.UnpicklingError as error:
         raise PruningError("pickle_refused", file=header.weight_files[0]) from error
-    except (RuntimeError, ValueError, OSError) as error:
-        if "out of memory" in str(error):
+    except (RuntimeError, ValueError, OSError, EOFError) as error:
+        if is_out_of_memory(error):
             raise
         if "weights_only" in str(error) or "Weights only load failed" in str(error):
             raise PruningError("pickle_refused", file=header.weight_files[0]) from error
-        raise PruningError("weights_truncated", file=header.folder, reason=_first_line(error)) from error
+        # Safetensors are complete, their headers were checked.
+        if header.tensors or isinstance(error, ValueError):
+            raise PruningError("load_failed", folder=header.folder, reason=_first_line(error)) from error
+        raise PruningError("weights_truncated", file=header.weight_files[0], reason=_first_line(error)) from error
     for code, names in (("weights_missing", info["missing_keys"]), ("weights_unexpected", info["unexpected_keys"])):
         if names:
             raise PruningError(code, name=min(names), more="")
-    for name, found, expected in info["mismatched_keys"]:
+    for name, found, expected in sorted(info["mismatched_keys"]):
         raise PruningError("weights_mismatch", name=name, found=list(found), expected=list(expected))
     return model
 
