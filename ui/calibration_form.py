@@ -11,7 +11,7 @@ from pruning.runs.jobs import queue
 from pruning.runs.status import create_experiment
 from pruning.settings import resolve
 from ui import settings_widgets, workspace
-from ui.access import allowed_roots
+from ui.access import allowed_roots, check_inside_roots
 from ui.translation import error_text, t
 
 _CORPORA = ("python-stdlib", "wikitext2", "c4", "dataset", "file", "pasted")
@@ -101,15 +101,24 @@ def _settings() -> dict:
 
 
 def _chosen_corpus() -> str:
-    kind = st.session_state["corpus_kind"]
+    """The corpus as settings name it; raises PruningError for what can be seen to be wrong before a worker starts."""
+    kind, state = st.session_state["corpus_kind"], st.session_state
     if kind == "file":
-        path = st.session_state.get("corpus_file", "").strip()
-        roots = allowed_roots()
-        if roots is not None and not any(Path(path).resolve().is_relative_to(root.resolve()) for root in roots):
-            raise PruningError("model_outside_roots", model=path, roots=", ".join(map(str, roots)))
-        if Path(path).suffix not in (".txt", ".jsonl", ".json", ".parquet"):
-            raise PruningError("corpus_unknown", corpus=path)
-        return path
+        return str(_text_file(Path(state.get("corpus_file", "").strip()).expanduser()))
     if kind == "dataset":
-        return st.session_state.get("corpus_dataset", "").strip()
+        dataset = state.get("corpus_dataset", "").strip()
+        if "/" not in dataset:
+            raise PruningError("corpus_unknown", corpus=dataset)
+        return dataset
+    if kind == "pasted" and not state.get("corpus_text", "").strip():
+        raise PruningError("corpus_empty", corpus=t("corpus.pasted"))
     return kind
+
+
+def _text_file(path: Path) -> Path:
+    check_inside_roots(path)
+    if path.suffix not in (".txt", ".jsonl", ".json", ".parquet"):
+        raise PruningError("corpus_unknown", corpus=str(path))
+    if not path.is_file():
+        raise PruningError("corpus_file_missing", path=path)
+    return path
