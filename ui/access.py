@@ -6,7 +6,6 @@ from pathlib import Path
 
 import streamlit as st
 
-from pruning.errors import PruningError
 from pruning.model.model_source import DEMO_FOLDER
 
 ROOTS_VARIABLE = "PRUNING_ALLOWED_ROOTS"
@@ -23,13 +22,6 @@ def allowed_roots(address: str | None = None) -> tuple[Path, ...] | None:
     named = os.environ.get(ROOTS_VARIABLE)
     roots = [Path(root) for root in named.split(os.pathsep)] if named else [Path.cwd()]
     return (*roots, DEMO_FOLDER)
-
-
-def check_inside_roots(path: Path) -> None:
-    """Raises PruningError for a path outside the allowed roots."""
-    roots = allowed_roots()
-    if roots is not None and not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
-        raise PruningError("model_outside_roots", model=path, roots=", ".join(map(str, roots)))
 
 
 def _is_loopback(address: str | None) -> bool:

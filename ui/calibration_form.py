@@ -6,12 +6,12 @@ import streamlit as st
 
 from pruning.errors import PruningError
 from pruning.experiment import default_name, write_whole
-from pruning.model.model_source import local_folder
+from pruning.model.model_source import check_inside, local_folder
 from pruning.runs.jobs import queue
 from pruning.runs.status import create_experiment
 from pruning.settings import resolve
 from ui import settings_widgets, workspace
-from ui.access import allowed_roots, check_inside_roots
+from ui.access import allowed_roots
 from ui.translation import error_text, t
 
 _CORPORA = ("python-stdlib", "wikitext2", "c4", "dataset", "file", "pasted")
@@ -116,7 +116,7 @@ def _chosen_corpus() -> str:
 
 
 def _text_file(path: Path) -> Path:
-    check_inside_roots(path)
+    check_inside(path, allowed_roots())
     if path.suffix not in (".txt", ".jsonl", ".json", ".parquet"):
         raise PruningError("corpus_unknown", corpus=str(path))
     if not path.is_file():

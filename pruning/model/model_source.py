@@ -41,13 +41,16 @@ def local_folder(base_model: str, allowed_roots: tuple[Path, ...] | None = None)
         if not _HUB_ID.fullmatch(base_model):
             raise PruningError("model_not_found", model=base_model)
         return None
-    if allowed_roots is not None:
-        resolved = path.resolve()
-        if not any(resolved.is_relative_to(root.resolve()) for root in allowed_roots):
-            raise PruningError("model_outside_roots", model=base_model, roots=", ".join(map(str, allowed_roots)))
+    check_inside(path, allowed_roots)
     if not path.is_dir():
         raise PruningError("model_not_found", model=base_model)
     return path
+
+
+def check_inside(path: Path, allowed_roots: tuple[Path, ...] | None) -> None:
+    """Raises PruningError for a path outside the allowed roots; None allows any."""
+    if allowed_roots is not None and not any(path.resolve().is_relative_to(root.resolve()) for root in allowed_roots):
+        raise PruningError("path_outside_roots", path=path, roots=", ".join(map(str, allowed_roots)))
 
 
 def preview(base_model: str, token: str | None = None, allowed_roots: tuple[Path, ...] | None = None) -> ModelPreview:
