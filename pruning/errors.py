@@ -26,7 +26,7 @@ MESSAGES = {
     # checkpoints
     "model_not_found": "{model!r} is neither a folder here nor a Hugging Face id (owner/name). Check the spelling; "
     "`demo` is the built-in model.",
-    "model_outside_roots": "{model!r} lies outside the allowed folders ({roots}).",
+    "path_outside_roots": "{path} lies outside the allowed folders ({roots}).",
     "hub_unreachable": "{model!r} could not be fetched from the Hugging Face hub ({reason}). Without a network, choose the "
     "demo model or a local folder.",
     "hub_gated": "{model!r} is gated or private: ask for access on its page, then enter a token or set HF_TOKEN.",
@@ -84,7 +84,8 @@ MESSAGES = {
     "cancelled": "Cancelled.",
     "worker_died": "The worker process died ({reason}). If memory ran out, lower gradient_batch_size or seq_len, or choose a "
     "smaller model; then start again.",
-    "worker_lost": "The process that ran this job is gone. Start it again.",
+    "worker_lost": "The process that ran this job is gone: it was stopped, or killed when memory ran out. Start it again; if "
+    "memory ran out, lower gradient_batch_size or seq_len first.",
     "step_needs": "{step} needs {needed} first.",
     "disk_full": "There is not enough space under {folder}: {needed} needed, {free} free. Free some space and try again.",
     "disk_write": "{path} could not be written: {reason}. Nothing was left behind.",
