@@ -37,11 +37,8 @@ st.caption(t("importance.basis", method=source.get("method"), groups=len(table.o
 log = st.toggle(t("importance.log"), key="importance_log", bind="query-params")
 protection = Protection.resolve(table.shape.num_layers)
 chart(charts.layer_importance_bars(table, t, log, protection), "layer_importance", t("importance.layers.alt"))
-left, right = st.columns(2)
-with left:
-    chart(charts.importance_heatmap(table, ATTENTION, t), "heatmap_attention", t("importance.attention.alt"))
-with right:
-    chart(charts.importance_heatmap(table, MLP, t), "heatmap_mlp", t("importance.mlp.alt"))
+chart(charts.importance_heatmap(table, ATTENTION, t), "heatmap_attention", t("importance.attention.alt"))
+chart(charts.importance_heatmap(table, MLP, t), "heatmap_mlp", t("importance.mlp.alt"))
 
 layer = table.shape.layers[0]
 explanation("importance", attention=layer.attention_group_cost, mlp=layer.mlp_channel_cost, ratio=layer.num_key_value_groups)
