@@ -10,6 +10,7 @@ import sys
 
 from .errors import Cancelled, PruningError
 from .experiment import TABLE_FILE, Experiment, default_name
+from .runs.environment import prepare_this_process
 from .settings import GROUPS, SETTINGS, Setting, canonical, resolve
 
 _USER_ERROR, _STOPPED, _FAILED = 2, 130, 1
@@ -84,13 +85,12 @@ def _global(given: dict) -> int:
     )
     Experiment.at(settings["output_root"], settings["experiment_name"])
 
+    prepare_this_process()
     from .model.checkpoint import open_checkpoint  # torch takes seconds; bad arguments are answered before
-    from .model.runtime import tune_allocator
     from .runs import steps
     from .runs.planner import check_plan_settings
     from .runs.status import create_experiment
 
-    tune_allocator()
     token = os.environ.get("HF_TOKEN")
     header = open_checkpoint(settings["base_model"], token)
     if not only_baseline:
@@ -99,9 +99,10 @@ def _global(given: dict) -> int:
     experiment.write_settings(settings)
     try:
         steps.run("baseline" if only_baseline else "global", experiment, console=True, token=token)
-    except PruningError:
-        if not experiment.has(TABLE_FILE):
-            shutil.rmtree(experiment.folder)  # nothing was measured: nothing is left behind
+    except PruningError as error:
+        # Nothing was measured: nothing is left behind, but for a log that somebody has to read.
+        if not experiment.has(TABLE_FILE) and error.code not in ("unexpected", "cancelled"):
+            shutil.rmtree(experiment.folder)
         raise
     _print_summary(experiment)
     return 0

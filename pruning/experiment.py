@@ -11,8 +11,8 @@ import csv
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +32,8 @@ TABLE_FILE = "global_group_table.csv"
 RESULT_FILE = "pruning_analysis.csv"  # written when a model was cut
 SAMPLES_FILE = "samples.json"  # what the model wrote before and after
 ZIP_FILE = "model.zip"
+CARD_FILE = "README.md"  # in the model folder; written last, when the model was checked
+_TEMPORARY = re.compile(r"\..+\.(part-\d+|old-\d+|[a-z0-9_]{8})")  # names of write_whole and export/disk.py
 _NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,119}")
 
 
@@ -62,7 +64,10 @@ class Experiment:
             if experiment.has(TABLE_FILE) and not overwrite:
                 raise PruningError("experiment_exists", name=name)
             shutil.rmtree(experiment.folder)
-        experiment.folder.mkdir(parents=True)
+        try:
+            experiment.folder.mkdir(parents=True)
+        except OSError as error:
+            raise PruningError("disk_write", path=experiment.folder, reason=error.strerror or error) from error
         return experiment
 
     @classmethod
@@ -97,6 +102,12 @@ class Experiment:
     @property
     def model_folder(self) -> Path:
         return self.path("model")
+
+    def remove_leftovers(self) -> None:
+        """Removes what a process that was killed left half-written: temporary files, and a model that was not checked."""
+        for entry in self.folder.iterdir():
+            if _TEMPORARY.fullmatch(entry.name) or (entry == self.model_folder and not self.has("model", CARD_FILE)):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
     # settings -----------------------------------------------------------------------------------------------------
 
@@ -207,17 +218,16 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part; raises PruningError if it cannot."""
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise PruningError("disk_write", path=path, reason=error.strerror or error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,19 +114,40 @@ def test_experiments_are_listed_newest_first(tmp_path):
 # writing --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["replace", "fdopen"])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
+@pytest.mark.parametrize(("owner", "call"), [(os, "replace"), (Path, "open")])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, owner, call):
     path = tmp_path / "plan.json"
     write_json(path, {"old": 1})
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, call, full)
-    with pytest.raises(PruningError, match=r"plan.json could not be written: No space left on device"):
-        write_json(path, {"new": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, call, full)
+        with pytest.raises(PruningError, match=r"plan.json could not be written: No space left on device"):
+            write_json(path, {"new": 1})
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_files_are_readable_as_the_person_set_it(tmp_path):
+    (tmp_path / "by_hand").write_text("")
+    write_whole(tmp_path / "plan.json", "")
+    assert (tmp_path / "plan.json").stat().st_mode == (tmp_path / "by_hand").stat().st_mode
+
+
+def test_what_a_killed_process_left_goes_and_the_rest_stays(tmp_path):
+    experiment = described(tmp_path)
+    experiment.model_folder.mkdir()
+    for name in (".plan.json.0a1b2c3d", ".model.zip.part-12", ".DS_Store", "notes.txt"):
+        experiment.path(name).touch()
+    experiment.path(".model.part-12").mkdir()
+    experiment.remove_leftovers()
+    assert {p.name for p in experiment.folder.iterdir()} == {"description.txt", ".DS_Store", "notes.txt"}
+    experiment.model_folder.mkdir()
+    experiment.path("model", "README.md").touch()
+    experiment.remove_leftovers()
+    assert experiment.has("model", "README.md")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -1,53 +1,58 @@
 """Runs a step in a worker process: queue, progress, cancel, crash. The page's process only submits and reads files.
 
-    page --submit--> one-worker loky executor (warm: torch and the model stay loaded) --> job.json <--read-- page
+    page --submit--> [job, job, job] --one at a time--> loky worker (warm: torch and the model stay loaded)
+                                                            |
+                     page, terminal  <---- read ----  job.json
 
-One executor serves all sessions of this process; a worker that dies is reported and replaced, and what waited behind it
-is submitted again. `JobQueue` takes any other `concurrent.futures` executor.
+One queue serves all sessions of this process. A worker that dies is reported and replaced, and the next job goes on with
+a new one. `JobQueue` takes any other `concurrent.futures` executor.
 """
 
 import contextlib
+import os
+import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 from loky import ProcessPoolExecutor
+from loky.process_executor import ShutdownExecutorError
 
 from ..errors import PruningError
 from ..experiment import Experiment
 from . import status as job_status
+from .environment import WORKER_ENVIRONMENT
 from .status import CANCELLED, JobStatus, read_status, request_cancel, this_process, write_status
 
-# Raised thresholds keep freed memory in the process (assets/demo_model/README.md, last paragraph).
-_WORKER_ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": "33554431",
-    "MALLOC_TRIM_THRESHOLD_": "2147483647",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-_MAX_RESTARTS = 2
+_MAX_STARTS = 3
+_CANCEL_PATIENCE = 10.0  # seconds until a worker that does not react (one long batch, a download) is ended instead
+_BROKEN = (BrokenProcessPool, ShutdownExecutorError)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     experiment: Experiment
     kind: str
     token: str | None
-    future: Future | None = None
-    executor: Executor | None = None
-    restarts: int = 0
+    starts: int = 1  # how often it was given to a worker
+    is_over: bool = False  # another job has the experiment's job.json now
 
 
 class JobQueue:
     """Jobs of all sessions, one after the other, in one worker."""
 
-    def __init__(self, make_executor: Callable[[], Executor] | None = None):
-        self._make_executor = make_executor or _loky_worker
+    def __init__(self, make_executor: Callable[[], Executor] | None = None, cancel_patience: float = _CANCEL_PATIENCE):
+        self._make_executor = make_executor or loky_worker
+        self._cancel_patience = cancel_patience
         self._executor: Executor | None = None
-        self._jobs: list[_Job] = []
+        self._jobs: deque[_Job] = deque()
+        self._running: _Job | None = None  # the first of `_jobs`, once the worker has it
         self._lock = threading.RLock()
 
     def submit(self, kind: str, experiment: Experiment, token: str | None = None) -> None:
@@ -56,58 +61,91 @@ class JobQueue:
             current = read_status(experiment)
             if current and current.is_active:
                 raise PruningError("experiment_busy", name=experiment.name)
+            if (before := self._job_of(experiment)) is not None:
+                before.is_over = True  # by its file; the executor has not said so yet
+            experiment.remove_leftovers()
             experiment.path(job_status.CANCEL_FILE).unlink(missing_ok=True)
             now = time.time()
             write_status(experiment, JobStatus(kind, started=now, updated=now, process=this_process()))
-            self._start(_Job(experiment, kind, token))
+            self._jobs.append(_Job(experiment, kind, token))
+            self._start_next()
 
     def cancel(self, experiment: Experiment) -> None:
-        """Asks a job to stop: a waiting one at once, a running one within a batch."""
+        """Asks a job to stop: a waiting one at once, a running one within a batch, or else its worker is ended."""
         with self._lock:
-            for job in self._jobs:
-                if job.experiment == experiment and job.future and job.future.cancel():
-                    write_status(experiment, JobStatus(job.kind, state=CANCELLED, updated=time.time()))
-                    self._jobs.remove(job)
-                    return
+            job = self._job_of(experiment)
+            if job is not None and job is not self._running:
+                self._jobs.remove(job)
+                _record(job, _cancelled)
+                return
+            current = read_status(experiment)
+            if current is None or not current.is_active:
+                return
             request_cancel(experiment)
+            if job is not None:
+                _daemon_timer(self._cancel_patience, lambda: self._end_worker_of(job))
 
     def place(self, experiment: Experiment) -> int:
         """How many jobs are before this one; 0 when it runs or is not here."""
         with self._lock:
-            places = [i for i, job in enumerate(self._jobs) if job.experiment == experiment]
-            return places[0] if places else 0
+            job = self._job_of(experiment)
+            return self._jobs.index(job) if job else 0
 
     def shutdown(self) -> None:
-        """Ends the worker."""
+        """Cancels all jobs and ends the worker as soon as the running one has stopped."""
         with self._lock:
+            for job in list(self._jobs):
+                self.cancel(job.experiment)
             if self._executor is not None:
-                self._executor.shutdown(wait=False, kill_workers=True)
+                self._executor.shutdown(wait=False)
                 self._executor = None
 
-    def _start(self, job: _Job) -> None:
-        if self._executor is None:
-            self._executor = self._make_executor()
-        self._jobs.append(job)
-        job.executor = self._executor
-        job.future = self._executor.submit(run_job, job.kind, str(job.experiment.folder), job.token)
-        job.future.add_done_callback(lambda future: self._ended(job, future))
+    def _job_of(self, experiment: Experiment) -> _Job | None:
+        return next((job for job in reversed(self._jobs) if job.experiment == experiment), None)
+
+    def _start_next(self) -> None:
+        if self._running is not None or not self._jobs:
+            return
+        self._running = job = self._jobs[0]
+        try:
+            future = self._give_to_worker(job)
+        except Exception as error:
+            self._running = None
+            self._jobs.remove(job)
+            _record_failure(job, PruningError("worker_died", reason=f"a new one could not be started: {error}"))
+            self._start_next()
+            return
+        future.add_done_callback(lambda future: self._ended(job, future))
+
+    def _give_to_worker(self, job: _Job) -> Future:
+        arguments = (run_job, job.kind, str(job.experiment.folder), job.token)
+        if self._executor is not None:
+            with contextlib.suppress(*_BROKEN):  # the worker died while it had nothing to do
+                return self._executor.submit(*arguments)
+        self._executor = self._make_executor()
+        future = self._executor.submit(*arguments)
+        _before_exit(self.shutdown)
+        return future
 
     def _ended(self, job: _Job, future: Future) -> None:
         """Runs in the executor's thread when a job ends, however it ends."""
         with self._lock:
-            if job not in self._jobs or future.cancelled():
-                return
-            self._jobs.remove(job)
-            error = future.exception()
-            if not isinstance(error, BrokenProcessPool):
-                return
-            if self._executor is job.executor:
-                self._executor = None  # broken for good; the next job gets a new worker
-            if _never_began(job.experiment) and job.restarts < _MAX_RESTARTS:
-                job.restarts += 1
-                self._start(job)
+            self._running = None
+            error = None if future.cancelled() else future.exception()
+            if isinstance(error, _BROKEN):
+                self._executor = None  # for good; the next job gets a new worker
+            if isinstance(error, _BROKEN) and _never_began(job) and job.starts < _MAX_STARTS:
+                job.starts += 1
             else:
-                _record_death(job, error)
+                self._jobs.remove(job)
+                _record_end(job, error)
+            self._start_next()
+
+    def _end_worker_of(self, job: _Job) -> None:
+        with self._lock:
+            status = job_status.last_written(job.experiment)
+            if job is self._running and not job.is_over and status and status.is_active:
+                _kill_child(status.process[0])  # `_ended` follows
 
 
 def run_job(kind: str, folder: str, token: str | None) -> None:
@@ -118,19 +156,88 @@ def run_job(kind: str, folder: str, token: str | None) -> None:
         steps.run(kind, Experiment(Path(folder)), token=token)
 
 
-def _never_began(experiment: Experiment) -> bool:
-    current = read_status(experiment)
-    return current is not None and current.state == job_status.QUEUED
+def _record_end(job: _Job, error: BaseException | None) -> None:
+    """Where the worker could not: says in `job.json` how the job ended, and removes what it left half-written."""
+    status = job_status.last_written(job.experiment)
+    if job.is_over or status is None or not status.is_active:
+        return
+    was_asked_to_stop = job.experiment.has(job_status.CANCEL_FILE)
+    job.experiment.remove_leftovers()
+    job.experiment.path(job_status.CANCEL_FILE).unlink(missing_ok=True)
+    if was_asked_to_stop:
+        _record(job, _cancelled)
+        return
+    killed = "killed by the system, as happens when memory runs out"
+    reason = killed if "SIGKILL" in str(error) else "it ended by itself"
+    _record_failure(job, PruningError("worker_died", reason=reason))
 
 
-def _record_death(job: _Job, error: BaseException) -> None:
-    before = read_status(job.experiment) or JobStatus(job.kind)
-    reason = "killed by the system, as happens when memory runs out" if "SIGKILL" in str(error) else "it ended by itself"
-    write_status(job.experiment, before.failed(PruningError("worker_died", reason=reason)))
+def _record_failure(job: _Job, error: PruningError) -> None:
+    _record(job, lambda status: status.failed(error))
 
 
-def _loky_worker() -> Executor:
-    return ProcessPoolExecutor(1, timeout=None, env=_WORKER_ENVIRONMENT)
+def _record(job: _Job, change: Callable[[JobStatus], JobStatus]) -> None:
+    with contextlib.suppress(PruningError):  # a full disk: readers see that the process is gone
+        write_status(job.experiment, change(job_status.last_written(job.experiment) or JobStatus(job.kind)))
+
+
+def _cancelled(status: JobStatus) -> JobStatus:
+    return replace(status, state=CANCELLED, updated=time.time())
+
+
+def _never_began(job: _Job) -> bool:
+    status = job_status.last_written(job.experiment)
+    is_queued = status is not None and status.state == job_status.QUEUED
+    return is_queued and not job.is_over and not job.experiment.has(job_status.CANCEL_FILE)
+
+
+def _kill_child(pid: int) -> None:
+    """Kills a child of this process and what it started; leaves any other process alone."""
+    with contextlib.suppress(psutil.Error):
+        child = psutil.Process(pid)
+        if child.ppid() == os.getpid():
+            for process in [child, *child.children(recursive=True)]:
+                process.kill()
+
+
+def loky_worker(initializer: Callable[..., None] | None = None, *initargs) -> Executor:
+    """An executor with one worker process that stays, and what is loaded in it; it ends with this process."""
+    # Not `get_reusable_executor`: that is one per thread, and its workers leave when idle.
+    return ProcessPoolExecutor(
+        1,
+        timeout=None,
+        env=WORKER_ENVIRONMENT | {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"},  # a model that stays loaded is no leak
+        initializer=initializer or end_with,
+        initargs=initargs if initializer else (os.getpid(),),
+    )
+
+
+def end_with(parent: int) -> None:
+    """In the worker: ends it when its parent is gone, so that no orphan keeps a model in memory."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)  # the job, if there is one, ends as cancelled and cleans up
+        time.sleep(_CANCEL_PATIENCE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _daemon_timer(seconds: float, action: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, action)
+    timer.daemon = True
+    timer.start()
+
+
+def _before_exit(action: Callable[[], None]) -> None:
+    """Has `action` run when this process ends, before loky waits for the running job to come to its end.
+
+    Call it after loky has started its thread: what is registered last runs first.
+    """
+    with contextlib.suppress(AttributeError, RuntimeError):  # private to Python, but `atexit` would be too late
+        threading._register_atexit(action)
 
 
 _queue: JobQueue | None = None

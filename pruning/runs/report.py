@@ -6,6 +6,7 @@ Steps call it; it writes `job.json`, the log, and the console, and raises Cancel
 """
 
 import contextlib
+import errno
 import logging
 import sys
 import time
@@ -16,6 +17,7 @@ from datetime import datetime
 
 from ..errors import Cancelled, PruningError
 from ..experiment import Experiment
+from ..model.runtime import is_out_of_memory
 from .status import CANCEL_FILE, CANCELLED, DONE, RUNNING, STEPS, JobStatus, step_number, this_process, write_status
 
 _SECONDS_BETWEEN_WRITES = 0.25
@@ -29,7 +31,6 @@ class RunReport:
         self.experiment = experiment
         started = time.time()
         log = experiment.path(datetime.now().strftime("%Y%m%d_%H%M%S"), "training.log")
-        log.parent.mkdir(parents=True, exist_ok=True)
         self.status = JobStatus(
             kind,
             RUNNING,
@@ -48,16 +49,18 @@ class RunReport:
         return self
 
     def __exit__(self, kind, error, trace) -> bool:
-        """Records the end: done, cancelled, or failed with a sentence. Errors other than the user's go on upwards."""
+        """Records the end: done, cancelled, or failed with a sentence. What the run raised goes on upwards, as PruningError."""
         self.experiment.path(CANCEL_FILE).unlink(missing_ok=True)
         self._clear_line()
+        explained = None
         if isinstance(error, Cancelled | KeyboardInterrupt):
             self.status = replace(self.status, state=CANCELLED, updated=time.time())
             self._log.info("Cancelled.")
         elif error is not None:
-            self.status = self.status.failed(as_pruning_error(error, self.status.step))
-            self._log.error(self.status.error["message"])
-            if not isinstance(error, PruningError):
+            explained = as_pruning_error(error, self.status.step)
+            self.status = self.status.failed(explained)
+            self._log.debug(f"Failed: {explained}")
+            if explained is not error:
                 self._log.debug("".join(traceback.format_exception(error)))
         else:
             self.status = replace(self.status, state=DONE, updated=time.time())
@@ -66,6 +69,8 @@ class RunReport:
         for handler in list(self._log.handlers):
             handler.close()
             self._log.removeHandler(handler)
+        if explained is not None and explained is not error:
+            raise explained from error
         return False
 
     @contextlib.contextmanager
@@ -85,12 +90,16 @@ class RunReport:
         self._log.info(f"[Step {step_number(name)}/{len(STEPS)}] {STEPS[name]}: skipped ({why})")
 
     def progress(self, done: int, total: int) -> None:
-        """So many units of the current step are done; raises Cancelled when the person asked to stop."""
+        """So many units of the current step are done; raises Cancelled when the person asked to stop.
+
+        The rate counts from the start of the step, or from the last report of 0 units done.
+        """
         now = time.time()
-        self.status = replace(self.status, done=done, total=total, updated=now)
+        begun = self.status.step_started if done else now
+        self.status = replace(self.status, done=done, total=total, updated=now, step_started=begun)
         if now - self._last_write >= _SECONDS_BETWEEN_WRITES or done == total:
             self._write()
-        if now - self._last_line >= (_SECONDS_BETWEEN_WRITES if self._live else _SECONDS_BETWEEN_LINES):
+        if done and now - self._last_line >= (_SECONDS_BETWEEN_WRITES if self._live else _SECONDS_BETWEEN_LINES):
             self._last_line = now
             self._show(self._progress_text())
         self.check_cancelled()
@@ -129,16 +138,21 @@ def as_pruning_error(error: BaseException, step: str | None) -> PruningError:
     """The sentence for any error: its own, advice when memory ran out, else what happened and where to look."""
     if isinstance(error, PruningError):
         return error
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
-        return PruningError("out_of_memory", doing=STEPS.get(step, "working"))
-    if isinstance(error, OSError) and error.errno == 28:
+    if is_out_of_memory(error):
+        return PruningError("out_of_memory", doing=f"working on: {STEPS[step]}" if step else "working")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return PruningError("disk_write", path=error.filename or "a file", reason=error.strerror)
     return PruningError("unexpected", reason=f"{type(error).__name__}: {error}")
 
 
 def _logger(path, console: bool) -> logging.Logger:
     logger = logging.Logger(str(path), level=logging.DEBUG)
-    file = logging.FileHandler(path, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise PruningError("disk_write", path=path, reason=error.strerror) from error
+    file.handleError = lambda record: None  # a full disk: files that matter more will say so
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(file)
     if console:

@@ -82,15 +82,22 @@ class JobStatus:
 
 def read_status(experiment: Experiment) -> JobStatus | None:
     """The status of an experiment, None when nothing ever ran; a run whose process is gone reads as failed."""
+    status = last_written(experiment)
+    if status and status.is_active and not _is_alive(status.process):
+        return status.failed(PruningError("worker_lost"))
+    return status
+
+
+def last_written(experiment: Experiment) -> JobStatus | None:
+    """The status as `job.json` holds it, whether its process still lives or not."""
     if not experiment.has(JOB_FILE):
         return None
     content = read_json(experiment.path(JOB_FILE), FORMAT_VERSION)
     content.pop("format_version")
-    process = content.pop("process")
-    status = JobStatus(**content, process=tuple(process) if process else None)
-    if status.is_active and not _is_alive(status.process):
-        return status.failed(PruningError("worker_lost"))
-    return status
+    try:
+        return JobStatus(**content | {"process": tuple(content["process"]) if content["process"] else None})
+    except (TypeError, KeyError) as error:
+        raise PruningError("file_broken", path=experiment.path(JOB_FILE), reason=error) from error
 
 
 def write_status(experiment: Experiment, status: JobStatus) -> None:
@@ -120,6 +127,8 @@ def _is_alive(process: tuple[int, float] | None) -> bool:
     if process is None:
         return False
     try:
-        return abs(psutil.Process(process[0]).create_time() - process[1]) < 1
+        found = psutil.Process(process[0])
+        # A zombie has ended; where nobody waits for it (an orphan in a container) it stays in the process table.
+        return abs(found.create_time() - process[1]) < 1 and found.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False

@@ -21,7 +21,7 @@ from analysis.generation import continue_text
 from analysis.perplexity import HeldOutText, perplexity
 
 from ..errors import PruningError
-from ..experiment import RESULT_FILE, SAMPLES_FILE, ZIP_FILE, Experiment, write_csv, write_json, write_whole
+from ..experiment import CARD_FILE, RESULT_FILE, SAMPLES_FILE, ZIP_FILE, Experiment, write_csv, write_json, write_whole
 from ..export.hugging_face import check_reload, model_card, save_model, write_zip
 from ..model.calibration import CALIBRATION, check_window, draw_samples, load_corpus
 from ..model.checkpoint import LoadedModel, load, open_checkpoint
@@ -33,8 +33,8 @@ from ..planning.plan import PruningPlan
 from .planner import plan_from_settings
 from .report import RunReport
 
+_MEASURING = ("gradients", "group_table")  # steps whose result a new cut goes on from
 _CHECK_WINDOWS = 4  # windows on which an exported model must give the logits of the one in memory
-_CARD_FILE = "README.md"
 
 
 def measure(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
@@ -73,7 +73,7 @@ def baseline(experiment: Experiment, report: RunReport, settings: dict, token: s
 
 def pack(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
     """Packs the saved, checked model folder as `model.zip`."""
-    if not experiment.has("model", _CARD_FILE):
+    if not experiment.has("model", CARD_FILE):
         raise PruningError("step_needs", step="export", needed="a cut")
     with report.step("save", unit="bytes"):
         write_zip(experiment.model_folder, experiment.path(ZIP_FILE), report.progress)
@@ -85,7 +85,7 @@ JOBS: dict[str, Callable] = {"measure": measure, "prune": prune, "pack": pack, "
 def run(kind: str, experiment: Experiment, console: bool = False, token: str | None = None) -> None:
     """Runs one kind of job on an experiment whose settings are written; how it ends stands in `job.json`.
 
-    Raises what the job raised. `token` opens gated hub models and is written nowhere.
+    Raises PruningError for whatever went wrong. `token` opens gated hub models and is written nowhere.
     """
     with RunReport(experiment, kind, console) as report:
         JOBS[kind](experiment, report, experiment.settings, token)
@@ -143,6 +143,7 @@ def _measure(experiment: Experiment, report: RunReport, settings: dict, loaded: 
         samples = draw_samples(corpus, loaded.tokenizer, settings["num_samples"], settings["seq_len"], settings["seed"])
         if len(samples) < settings["num_samples"]:
             report.say(f"    the text gives {len(samples)} windows, {settings['num_samples']} were asked for: all are used")
+        report.progress(0, len(samples))
         method, batch_size = settings["importance_method"], settings["gradient_batch_size"]
         shape = loaded.header.shape
         importance = measure_importance(method, loaded.model, shape, samples, batch_size, report.progress)
@@ -254,16 +255,21 @@ def _header_of(pruned: PreTrainedModel, loaded: LoadedModel) -> CheckpointHeader
 
 
 def _save(experiment: Experiment, report: RunReport, loaded: LoadedModel, pruned, settings: dict) -> None:
-    with report.step("save", unit="bytes"):
-        folder = experiment.model_folder
-        save_model(pruned, loaded.tokenizer, folder, dtype=loaded.saved_dtype, on_progress=report.progress)
-        report.say("    loading it again in a fresh process")
-        check = check_reload(folder, pruned, loaded.tokenizer, _check_windows(settings, loaded))
-        weight_bytes = CheckpointHeader.read(folder).weight_bytes
-        experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
-        write_whole(folder / "plan.json", experiment.path("plan.json").read_text(encoding="utf-8"))
-        write_whole(folder / _CARD_FILE, model_card(experiment))
-        report.say(f"    largest difference of logits {check['max_abs_diff']:.1e}, top-1 agreement {check['top1']:.2%}")
+    folder = experiment.model_folder
+    try:
+        with report.step("save", unit="bytes"):
+            save_model(pruned, loaded.tokenizer, folder, dtype=loaded.saved_dtype, on_progress=report.progress)
+            report.say("    loading it again in a fresh process")
+            check = check_reload(folder, pruned, loaded.tokenizer, _check_windows(settings, loaded))
+            report.check_cancelled()
+            weight_bytes = CheckpointHeader.read(folder).weight_bytes
+            experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
+            write_whole(folder / "plan.json", experiment.path("plan.json").read_text(encoding="utf-8"))
+            write_whole(folder / CARD_FILE, model_card(experiment))
+            report.say(f"    largest difference of logits {check['max_abs_diff']:.1e}, top-1 agreement {check['top1']:.2%}")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # a model that was not checked is not offered
+        raise
 
 
 def _check_windows(settings: dict, loaded: LoadedModel) -> torch.Tensor:
@@ -279,8 +285,8 @@ def _forget_result(experiment: Experiment) -> None:
     for name in (ZIP_FILE, RESULT_FILE, SAMPLES_FILE):
         experiment.path(name).unlink(missing_ok=True)
     metrics = experiment.metrics()
-    kept = {k: metrics[k] for k in ("format_version",) if k in metrics}
-    write_json(experiment.path("metrics.json"), kept)
+    measuring = {name: metrics["seconds"][name] for name in _MEASURING if name in metrics.get("seconds", {})}
+    write_json(experiment.path("metrics.json"), {"format_version": metrics["format_version"], "seconds": measuring})
 
 
 def _finite(value: float) -> float | None:

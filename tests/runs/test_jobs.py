@@ -1,0 +1,235 @@
+"""Jobs run one after the other in a real worker; each ends done, failed with a sentence, or cancelled, and leaves no half."""
+
+import pytest
+
+from pruning.errors import PruningError
+from pruning.runs.jobs import JobQueue
+from pruning.runs.status import read_status
+from tests.runs.quick_runs import (
+    STEPS_THAT_RUN,
+    clumsy_worker,
+    files_of,
+    is_gone,
+    new_experiment,
+    plan_fault,
+    quick_settings,
+    wait_for_end,
+    wait_until,
+)
+
+ENDLESS = {"num_samples": 10**5, "seq_len": 2, "gradient_batch_size": 1}  # of windows; minutes
+TABLE = STEPS_THAT_RUN.index("group_table")
+
+
+@pytest.fixture(scope="module")
+def queue():
+    queue = JobQueue(clumsy_worker)
+    yield queue
+    queue.shutdown()
+
+
+@pytest.fixture
+def make(tmp_path, model_folder, text):
+    """Makes an experiment whose settings are written."""
+
+    def make(name: str = "run", **changes):
+        return new_experiment(tmp_path, name, quick_settings(model_folder, text, **changes))
+
+    return make
+
+
+@pytest.fixture
+def long_text(tmp_path):
+    (tmp_path / "long.txt").write_text("x = 1\n" * 200_000)
+    return tmp_path / "long.txt"
+
+
+@pytest.fixture(scope="module")
+def whole(queue, tmp_path_factory, model_folder, text):
+    """Files of a run that went well."""
+    experiment = new_experiment(tmp_path_factory.mktemp("whole"), "run", quick_settings(model_folder, text))
+    queue.submit("global", experiment)
+    assert wait_for_end(experiment).state == "done"
+    return files_of(experiment)
+
+
+def assert_nothing_half_written(experiment, whole: set[str], step: str) -> None:
+    """Whole files only, and the table if its step was reached."""
+    left = files_of(experiment)
+    assert left <= whole, left - whole
+    assert ("global_group_table.csv" in left) == (STEPS_THAT_RUN.index(step) >= TABLE)
+    if "global_group_table.csv" in left:
+        assert len(experiment.read_table().order) == 5 * (4 + 24)
+    if "plan.json" in left:
+        experiment.read_plan()
+    experiment.metrics()
+
+
+def assert_second_try_succeeds(queue, experiment, whole: set[str]) -> None:
+    queue.submit("global", experiment)
+    assert wait_for_end(experiment).state == "done"
+    assert files_of(experiment) == whole
+
+
+# how a job ends -------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_goes_well_is_done_and_its_files_are_there(whole):
+    assert whole == {
+        *("description.txt", "global_group_table.csv", "global_group_table.csv.json", "groups_to_prune.csv"),
+        *("groups_to_prune.csv.json", "plan.json", "metrics.json", "pruning_analysis.csv", "samples.json", "job.json"),
+        *("<time>", "<time>/training.log"),
+    }
+
+
+def test_the_worker_stays_for_the_next_job(queue, make):
+    experiments = [make("one"), make("two")]
+    for experiment in experiments:
+        queue.submit("measure", experiment)
+    one, two = (wait_for_end(experiment).process for experiment in experiments)
+    assert one == two and one != read_status(experiments[0]).started
+
+
+def test_a_fault_of_the_input_is_its_sentence(queue, make, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    experiment = make(corpus=str(tmp_path / "empty.txt"))
+    queue.submit("measure", experiment)
+    status = wait_for_end(experiment)
+    assert (status.state, status.error["code"]) == ("failed", "corpus_empty")
+    assert status.error["message"] == f"The corpus {tmp_path / 'empty.txt'} holds no text."
+
+
+def test_a_bug_is_recorded_with_its_traceback_in_the_log_only(queue, make):
+    experiment = make()
+    plan_fault(experiment, "step selection", "break")
+    queue.submit("global", experiment)
+    status = wait_for_end(experiment)
+    assert status.error["code"] == "unexpected" and "ZeroDivisionError: a bug" in status.error["message"]
+    assert "Traceback" not in experiment.path("job.json").read_text()
+    assert "Traceback (most recent call last)" in experiment.path(status.log).read_text()
+
+
+def test_an_experiment_takes_one_job_at_a_time(queue, make, text):
+    experiment = make(**ENDLESS)
+    queue.submit("measure", experiment)
+    with pytest.raises(PruningError, match="'run' is being worked on by another job"):
+        queue.submit("measure", experiment)
+    queue.cancel(experiment)
+    assert wait_for_end(experiment).state == "cancelled"
+    queue.submit("measure", experiment)
+    queue.cancel(experiment)
+    wait_for_end(experiment)
+
+
+# memory ---------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_that_runs_out_is_advice_and_the_next_job_runs(queue, make, whole, long_text):
+    greedy = {"num_samples": 600, "gradient_batch_size": 600, "seq_len": 32, "corpus": str(long_text)}
+    experiment = make(**greedy)
+    plan_fault(experiment, "progress gradients", "limit memory")
+    queue.submit("global", experiment)
+    status = wait_for_end(experiment)
+    assert status.error["code"] == "out_of_memory", status.error
+    assert status.error["message"] == (
+        "Out of memory while working on: gradients. Lower gradient_batch_size to 2 or seq_len to 64 "
+        "(fewer samples save time, not memory)."
+    )
+    assert_nothing_half_written(experiment, whole, "gradients")
+    plan_fault(experiment, "step load", "lift memory limit")
+    experiment.write_settings(experiment.settings | {"num_samples": 6, "gradient_batch_size": 2})
+    assert_second_try_succeeds(queue, experiment, whole)
+
+
+# cancelling -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS_THAT_RUN if step != "save"])
+def test_cancelled_in_each_step_it_leaves_no_half_and_a_second_try_succeeds(queue, make, whole, step):
+    experiment = make()
+    plan_fault(experiment, f"step {step}", "cancel")
+    queue.submit("global", experiment)
+    assert wait_for_end(experiment).state == "cancelled"
+    assert_nothing_half_written(experiment, whole, step)
+    assert_second_try_succeeds(queue, experiment, whole)
+
+
+@pytest.mark.parametrize("at", ["step save", "progress save", "say loading it again"])
+def test_cancelled_while_saving_it_leaves_no_model(queue, make, whole, at):
+    experiment = make(save_model=True)
+    plan_fault(experiment, at, "cancel")
+    queue.submit("global", experiment)
+    status = wait_for_end(experiment)
+    assert (status.state, status.step) == ("cancelled", "save")
+    assert files_of(experiment) == whole
+
+
+def test_a_running_job_is_cancelled_within_a_batch(queue, make, long_text):
+    experiment = make(**ENDLESS, corpus=str(long_text))
+    queue.submit("measure", experiment)
+    wait_until(lambda: read_status(experiment).done > 0)
+    queue.cancel(experiment)
+    status = wait_for_end(experiment, seconds=10)
+    assert status.state == "cancelled" and 0 < status.done < status.total == 10**5
+    assert not experiment.has("cancel") and not experiment.has("global_group_table.csv")
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_never_starts(queue, make, long_text):
+    running, second, third = make("running", **ENDLESS, corpus=str(long_text)), make("second"), make("third")
+    for experiment in (running, second, third):
+        queue.submit("measure", experiment)
+    assert [queue.place(experiment) for experiment in (running, second, third)] == [0, 1, 2]
+    wait_until(lambda: read_status(running).state == "running")
+    queue.cancel(second)
+    assert read_status(second).state == "cancelled"
+    assert queue.place(third) == 1 and read_status(running).state == "running"
+    queue.cancel(running)
+    assert wait_for_end(third).state == "done"
+    assert read_status(second).state == "cancelled" and not second.has("global_group_table.csv")
+
+
+def test_a_job_that_does_not_react_is_ended_with_its_worker(make, whole):
+    queue = JobQueue(clumsy_worker, cancel_patience=0.5)
+    stuck, behind = make("stuck"), make("behind")
+    plan_fault(stuck, "step gradients", "hang")
+    queue.submit("global", stuck)
+    queue.submit("measure", behind)
+    wait_until(lambda: read_status(stuck).step == "gradients")
+    worker = read_status(stuck).process[0]
+    queue.cancel(stuck)
+    assert wait_for_end(stuck, seconds=20).state == "cancelled"
+    assert_nothing_half_written(stuck, whole, "gradients")
+    assert wait_for_end(behind).state == "done"
+    assert is_gone(worker) and read_status(behind).process[0] != worker
+    queue.shutdown()
+
+
+def test_cancelling_what_does_not_run_leaves_no_trace(queue, make):
+    experiment = make()
+    queue.cancel(experiment)
+    assert files_of(experiment) == {"description.txt"}
+
+
+def test_a_run_of_another_process_can_be_cancelled_too(queue, make):
+    """The command line's runs are in no queue; the page cancels them through their folder."""
+    from pruning.errors import Cancelled
+    from pruning.runs.report import RunReport
+
+    experiment = make()
+    with pytest.raises(Cancelled), RunReport(experiment, "global") as report, report.step("gradients", 4, "samples"):
+        queue.cancel(experiment)
+        report.progress(1, 4)
+    assert read_status(experiment).state == "cancelled"
+
+
+# a full disk ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_while_saving_leaves_no_model(queue, make, whole, tmp_path):
+    experiment = make(save_model=True)
+    plan_fault(experiment, "step save", "small files only")
+    queue.submit("global", experiment)
+    status = wait_for_end(experiment)
+    assert (status.state, status.error["code"]) == ("failed", "disk_write")
+    assert status.error["message"].startswith(f"{experiment.model_folder} could not be written: ")
+    assert files_of(experiment) == whole
