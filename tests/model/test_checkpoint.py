@@ -117,12 +117,10 @@ def test_the_demo_model_is_in_bfloat16_and_computed_in_float32():
     assert sum(p.numel() for p in loaded.model.parameters()) == 6_561_920
 
 
-def test_attention_code_is_as_asked_and_by_head_size_otherwise(saved):
-    small, _ = saved("llama")  # head dim 4
-    assert load_folder(small).model.config._attn_implementation == "eager"
-    assert load_folder(small, attn_implementation="sdpa").model.config._attn_implementation == "sdpa"
-    large, _ = saved("llama", head_dim=32)
-    assert load_folder(large).model.config._attn_implementation == "sdpa"
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+def test_attention_code_is_as_asked(saved, name):
+    folder, _ = saved()
+    assert load_folder(folder, attn_implementation=name).model.config._attn_implementation == name
 
 
 # what is refused ------------------------------------------------------------------------------------------------------
@@ -165,7 +163,7 @@ def test_a_config_that_contradicts_the_weights_is_refused(saved, format):
 
 @pytest.mark.parametrize("format", ["safetensors", "bin"])
 def test_a_missing_weight_is_named(saved, format):
-    folder, model = saved()
+    folder, _ = saved()
     change_weights(folder, lambda weights: weights.pop(WIDTH))
     if format == "bin":
         as_bin(folder, load_file(folder / "model.safetensors"))
@@ -174,7 +172,7 @@ def test_a_missing_weight_is_named(saved, format):
 
 @pytest.mark.parametrize("format", ["safetensors", "bin"])
 def test_a_weight_too_many_is_named(saved, format):
-    folder, model = saved()
+    folder, _ = saved()
     change_weights(folder, lambda weights: weights.update({"model.layers.2.mlp.router.weight": torch.zeros(2)}))
     if format == "bin":
         as_bin(folder, load_file(folder / "model.safetensors"))
