@@ -35,11 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> dict:
-    """Settings as given, by their current names; old names print which name to use now."""
+    """Settings as given, by the names they were given."""
     parser = _Parser(prog="python -m pruning", description="Prune Llama-family models: whole KV groups and MLP channels.")
     commands = parser.add_subparsers(dest="strategy", required=True, metavar="command", parser_class=_Parser)
+    what = "measure, cut the lowest-scored groups of the whole model, evaluate, save"
     command = commands.add_parser(
-        "global", help="measure, cut the lowest-scored groups of the whole model, evaluate, save", allow_abbrev=False
+        "global",
+        help=what,
+        usage="python -m pruning global --base_model MODEL [options]",
+        description=what[0].upper() + what[1:] + ".",
+        epilog="Exit codes: 0 done, 2 something in the input to mend, 130 stopped, 1 anything else.",
+        allow_abbrev=False,
     )
     _add_flags(command)
     known, unknown = parser.parse_known_args(arguments)
@@ -48,9 +54,6 @@ def _parse(arguments: list[str]) -> dict:
             raise PruningError("unexpected_flag", message=f"unexpected argument {flag!r}")
         canonical(flag.removeprefix("--").partition("=")[0])
     given = {name: value for name, value in vars(known).items() if name != "strategy" and value is not None}
-    for name in given:
-        if canonical(name) != name:
-            print(f"Note: --{name} is now called --{canonical(name)}.", file=sys.stderr)
     return given
 
 
@@ -64,19 +67,25 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_flag(section, setting: Setting) -> None:
     # Values stay text here: settings.py checks them, so that page and terminal say the same sentence.
-    default = "" if setting.default is None or setting.default == "" else f" Default: {setting.default}."
-    unit = f" [{setting.unit}]" if setting.unit else ""
-    options = {"help": f"{setting.help}{unit}{default}".replace("%", "%%"), "default": None, "dest": setting.name}
+    has_default = setting.default not in (None, "")
+    default = (
+        f" Default: {repr(setting.default) if chr(10) in str(setting.default) else setting.default}." if has_default else ""
+    )
+    options = {"help": f"{setting.help}{default}".replace("%", "%%"), "default": None, "dest": setting.name}
     if setting.kind is bool:
         section.add_argument(setting.flag, action=argparse.BooleanOptionalAction, **options)
         return
-    section.add_argument(setting.flag, metavar=(setting.unit or setting.kind.__name__).upper(), **options)
+    metavar = "|".join(setting.choices) or (setting.unit or setting.kind.__name__).upper()
+    section.add_argument(setting.flag, metavar=metavar, **options)
     for old in setting.old_names:
         section.add_argument(f"--{old}", help=argparse.SUPPRESS, default=None, dest=old)
 
 
 def _global(given: dict) -> int:
     settings = resolve(given)
+    for name in given:
+        if canonical(name) != name:
+            print(f"Note: --{name} is now called --{canonical(name)}.", file=sys.stderr)
     if settings["base_model"] is None:
         raise PruningError("setting_missing", name="base_model")
     only_baseline = "pruning_ratio" not in given and settings["test_before_prune"]
@@ -115,9 +124,8 @@ def _print_summary(experiment: Experiment) -> None:
         before, after = metrics["parameters"]["before"], metrics["parameters"]["after"]
         ratio = metrics["ratio"]
         rows.append(("parameters", f"{before:,} -> {after:,}"))
-        rows.append(
-            ("ratio", f"{ratio['actual']:.2%} of all parameters (target {ratio['target']:.2%} of {ratio['target_basis']})")
-        )
+        basis = {"model": "all parameters", "selected": "the layers that may be cut"}[ratio["target_basis"]]
+        rows.append(("ratio", f"{ratio['actual']:.2%} of all parameters (target {ratio['target']:.2%} of {basis})"))
         sizes = metrics["size_bytes"]
         rows.append(("weights", f"{sizes['before'] / 2**30:.4f} GiB -> {sizes['after'] / 2**30:.4f} GiB"))
     for stage, values in metrics.get("perplexity", {}).items():
