@@ -97,7 +97,7 @@ _ALL = (
         "auto",
         str,
         "model",
-        "Attention code: auto takes eager for small heads on CPU (faster there), else sdpa.",
+        "Attention code: auto takes sdpa, but eager for small heads in half precision on CPU (faster there).",
         choices=("auto", "eager", "sdpa"),
     ),
     Setting("trust_remote_code", False, bool, "model", "Allow a model folder to run the Python code it brings."),

@@ -36,7 +36,8 @@ from pruning.model.calibration import (
     stdlib_documents,
     token_stream,
 )
-from pruning.model.runtime import resolve_attention, resolve_device, tune_allocator
+from pruning.model.runtime import resolve_attention, resolve_device
+from pruning.runs.environment import prepare_this_process
 
 END_OF_TEXT = "<|endoftext|>"
 STDLIB_SHARE = 0.4  # of the windows
@@ -185,7 +186,7 @@ def initial_model(run: Run) -> LlamaForCausalLM:
     torch.manual_seed(run.seed)
     config = demo_config()
     model = LlamaForCausalLM(config)
-    model.set_attn_implementation(resolve_attention("auto", run.device, config.head_dim))
+    model.set_attn_implementation(resolve_attention("auto", run.device, config.head_dim, torch.bfloat16))
     for name, weight in model.model.layers.named_parameters():
         if weight.dim() == 2:
             writes = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -301,7 +302,7 @@ def make_model(folder: Path, stdlib: list[str], packages: list[str], run: Run) -
 
 def held_out_perplexity(folder: Path, seq_len: int, device: torch.device) -> tuple[float, int]:
     """Perplexity of the saved model in float32 on every window of the held-out modules, and how many windows those are."""
-    attention = resolve_attention("auto", device, demo_config().head_dim)
+    attention = resolve_attention("auto", device, demo_config().head_dim, torch.float32)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).to(device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     windows = even_windows(load_corpus(PYTHON_STDLIB, HELD_OUT), tokenizer, seq_len, 0)
@@ -333,7 +334,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    tune_allocator()
+    prepare_this_process()
     run = Run(resolve_device(args.device), args.minutes, args.tokens, args.batch_tokens, args.seed)
     stdlib, packages = ([text for _, text in found] for found in (stdlib_documents(CALIBRATION), package_documents()))
     print(f"text: standard library {sum(map(len, stdlib)) / 1e6:.1f} MB, packages {sum(map(len, packages)) / 1e6:.1f} MB")

@@ -51,9 +51,10 @@ def load(header: CheckpointHeader, settings: dict) -> LoadedModel:
     """
     device = resolve_device(settings["device"])
     head_dim = header.shape.layers[0].head_dim
+    dtype = resolve_dtype(settings["dtype"], device)
     options = {
-        "dtype": resolve_dtype(settings["dtype"], device),
-        "attn_implementation": resolve_attention(settings["attn_implementation"], device, head_dim),
+        "dtype": dtype,
+        "attn_implementation": resolve_attention(settings["attn_implementation"], device, head_dim, dtype),
         "device_map": "auto" if settings["device"] == "auto" and device.type == "cuda" else device,
         "output_loading_info": True,
         "use_safetensors": bool(header.tensors),

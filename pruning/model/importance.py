@@ -20,6 +20,7 @@ from ..planning.groups import GroupIndex
 from ..planning.kept_indices import group_axis
 from ..planning.shape import ModelShape
 
+_NO_TARGET = -100
 OnProgress = Callable[[int, int], None]  # (samples done, samples in all); may raise Cancelled
 
 
@@ -101,8 +102,9 @@ def accumulate_gradients(model: PreTrainedModel, samples: torch.Tensor, batch_si
 
 def summed_loss(model: PreTrainedModel, batch: torch.Tensor) -> torch.Tensor:
     """Next-token negative log-likelihood summed over a batch of full windows, scalar; `batch` int64 [samples, seq_len]."""
-    logits = model(input_ids=batch, use_cache=False).logits[:, :-1]  # [samples, seq_len - 1, vocabulary]
-    return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten(), reduction="sum")
+    logits = model(input_ids=batch, use_cache=False).logits  # [samples, seq_len, vocabulary]
+    targets = F.pad(batch[:, 1:], (0, 1), value=_NO_TARGET)  # to cut the last position off would copy all logits
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_NO_TARGET, reduction="sum")
 
 
 def _sum_per_group(values: torch.Tensor, dim: int, width: int) -> np.ndarray:

@@ -1,10 +1,8 @@
-"""How this process computes: device, number format, attention code, threads, memory allocator.
+"""How a model computes: device, number format, attention code.
 
 Knows nothing about models beyond the sizes that decide which attention code is faster.
 """
 
-import contextlib
-import ctypes
 import errno
 
 import torch
@@ -12,21 +10,8 @@ import torch
 from ..errors import PruningError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SMALL_HEAD_DIM = 16  # below, sdpa's CPU kernel spends its time on overhead (`python -m benchmarks importance`)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_SMALL_HEAD_DIM = 16  # up to here, and not in float32, the backward of sdpa on CPU takes twice as long as eager's
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "bad allocation")
-_ALLOCATOR_BYTES = 32 * 2**20 - 1  # glibc takes no larger mmap threshold
-
-
-def tune_allocator() -> None:
-    """Keeps freed memory in the process, so that large tensors are not paid for in page faults again and again.
-
-    Does nothing where the C library is not glibc.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, _ALLOCATOR_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -56,8 +41,12 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def resolve_attention(name: str, device: torch.device, head_dim: int) -> str:
-    """`eager` for small heads on CPU, else `sdpa`, for `auto`; else the one named."""
+def resolve_attention(name: str, device: torch.device, head_dim: int, dtype: torch.dtype) -> str:
+    """`sdpa` for `auto`, but `eager` for small heads in half precision on CPU; else the one named.
+
+    `dtype` is the one attention computes in. Figures: `python -m benchmarks importance --attention`.
+    """
     if name != "auto":
         return name
-    return "eager" if device.type == "cpu" and head_dim <= _SMALL_HEAD_DIM else "sdpa"
+    slow = device.type == "cpu" and dtype != torch.float32 and head_dim <= _SMALL_HEAD_DIM
+    return "eager" if slow else "sdpa"
