@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 BARE, TAYLOR, FORWARD = "bare", "taylor", "forward"
 DEMO = "demo"
@@ -43,9 +42,6 @@ class Measured:
     peak_bytes: int  # beyond what the process held with the model loaded
     gradient_bytes: int  # one gradient for each prunable parameter
     description: str
-
-    def median_seconds(self, work: str) -> float:
-        return median(self.seconds[work])
 
 
 def run_alone(case: Case, environment: dict[str, str]) -> Measured:

@@ -59,12 +59,13 @@ def run(args: argparse.Namespace) -> None:
 def _taylor_against_bare(case: Case) -> None:
     timed = run_alone(case, WORKER_ENVIRONMENT)
     print(f"demo model: {timed.description}\n")
-    print(f"time, median of {case.runs} interleaved runs in one process:")
+    print(f"time, median of {case.runs} interleaved runs in one process (lowest to highest; seconds on all cores together):")
     for work in case.work:
-        seconds = timed.seconds[work]
-        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        seconds, cpu_seconds = timed.seconds[work], median(timed.cpu_seconds[work])
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}; CPU {cpu_seconds:.2f}"
         print(f"  {_NAMES[work]:24s}{median(seconds):8.2f} s  ({spread})  {case.samples / median(seconds):6.1f} samples/s")
-    print(f"  ratio {timed.median_seconds(TAYLOR) / timed.median_seconds(BARE):.3f}  (bound {_BOUND})\n")
+    wall, cpu = (median(figures[TAYLOR]) / median(figures[BARE]) for figures in (timed.seconds, timed.cpu_seconds))
+    print(f"  ratio {wall:.3f}  (bound {_BOUND}); of CPU seconds, which a busy machine changes less, {cpu:.3f}\n")
     print(f"peak memory beyond the loaded model, median of {case.runs} fresh processes each:")
     peaks = _peaks(replace(case, runs=1), case.runs)
     for work, values in peaks.items():
