@@ -13,7 +13,7 @@ heading("export")
 experiment = measured_or_stop().experiment
 result = workspace.result_of(experiment)
 check = result.metrics.get("export_check", {}).get("hf") if result else None
-if check is None or not experiment.has("model", "plan.json"):
+if check is None or not experiment.is_saved:
     first_do("prune", "not_cut")
 
 header = CheckpointHeader.read(experiment.model_folder)

@@ -8,10 +8,10 @@ from pruning.planning.allocation import Protection
 from pruning.planning.shape import ATTENTION, MLP
 from ui import calibration_form, job_panel, workspace
 from ui.page_frame import chart, explanation, heading
-from ui.translation import error_text, t
+from ui.translation import error_text, plain, t
 
 heading("importance")
-st.caption(t("importance.model", model=workspace.chosen_model()))
+st.caption(t("importance.model", model=plain(workspace.chosen_model())))
 
 experiment = workspace.current_experiment()
 form = st.container()
@@ -31,8 +31,11 @@ if found is None:
 
 table, source = found.table, found.table.source
 st.subheader(t("importance.result", experiment=found.experiment.name))
-calibration = source.get("calibration", {})
-st.caption(t("importance.basis", method=source.get("method"), groups=len(table.order), **calibration))
+if "calibration" in source:
+    calibration = source["calibration"] | {"corpus": plain(source["calibration"]["corpus"])}
+    st.caption(t("importance.basis", method=source["method"], groups=len(table.order), **calibration))
+else:
+    st.warning(t("importance.basis_unknown", groups=len(table.order)), icon=":material/warning:")
 
 log = st.toggle(t("importance.log"), key="importance_log", bind="query-params")
 protection = Protection.resolve(table.shape.num_layers)

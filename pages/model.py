@@ -29,11 +29,16 @@ if source != "demo":
         key=f"model_{source}",
     ).strip()
 if source == "hub":
-    st.text_input(t("model.token.label"), type="password", key=workspace.TOKEN_KEY, help=t("model.token.help"))
-if source != "demo":
-    st.checkbox(
-        t("setting.trust_remote_code"), key="trust_remote_code", help=t("help.trust_remote_code"), persist_state="session"
+    token = st.text_input(
+        t("model.token.label"),
+        value=st.session_state.get(workspace.TOKEN_KEY, ""),
+        type="password",
+        key="token_field",
+        help=t("model.token.help"),
     )
+    workspace.remember_token(token)
+if source == "folder" and base_model:
+    base_model = workspace.as_folder(base_model)
 if not base_model:
     st.info(t("model.empty"), icon=":material/info:")
     st.stop()
@@ -45,6 +50,13 @@ except PruningError as error:
     st.error(error_text(error), icon=":material/error:")
     st.stop()
 workspace.choose_model(base_model)
+if source != "demo":
+    st.checkbox(
+        t("setting.trust_remote_code"),
+        key=workspace.trust_key(base_model),
+        help=t("help.trust_remote_code"),
+        persist_state="session",
+    )
 
 shape, layer = found.shape, found.shape.layers[0]
 with st.container(horizontal=True):

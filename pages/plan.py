@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis import charts, size
 from pruning.errors import PruningError
-from pruning.runs.planner import plan_from_settings, protection_from_settings
+from pruning.runs.planner import floors_from_settings, plan_from_settings, protection_from_settings
 from ui import group_table_view, plan_form, plan_saving
 from ui.page_frame import chart, explanation, heading, measured_or_stop
 from ui.translation import error_text, t
@@ -29,7 +29,7 @@ def shape_plan() -> None:
         plan_strip(plan, settings)
         protection = protection_from_settings(table.shape.num_layers, settings)
         chart(charts.pruning_rates(plan, protection, t), "rates", t("plan.rates.alt"))
-        chart(charts.score_curve(table, plan, protection, t), "curve", t("plan.curve.alt"))
+        chart(charts.score_curve(table, plan, protection, t, floors_from_settings(settings)), "curve", t("plan.curve.alt"))
         chart(charts.groups_cut(plan, t), "groups_cut_plan", t("plan.groups.alt"))
     with controls:
         plan_saving.show(found, plan)

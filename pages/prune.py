@@ -13,7 +13,7 @@ _TEXT_HEIGHT = 320
 heading("prune")
 found = measured_or_stop()
 experiment = found.experiment
-if not experiment.has("plan.json"):
+if not experiment.is_planned:
     first_do("plan", "not_planned")
 try:
     plan = experiment.read_plan()

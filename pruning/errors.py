@@ -44,7 +44,7 @@ MESSAGES = {
     "weights_unexpected": "The weights hold {name}, which config.json does not provide for{more}.",
     "pickle_refused": "{file} holds pickled Python objects, which can run code, so it is not opened. Convert it to "
     "safetensors, or save a plain state dict.",
-    "remote_code": "{model!r} brings its own Python code. It runs only when you allow it (trust_remote_code).",
+    "does_not_fit_gpu": "The model does not fit into the memory of the GPUs here. Choose a smaller model, or --device cpu.",
     "tokenizer": "The tokenizer of {model!r} cannot be read: {reason}.",
     "device": "The device {device!r} is not available here{choices}.",
     "out_of_memory": "Out of memory while {doing}. Lower gradient_batch_size to 2 or seq_len to 64 (fewer samples save time, "
@@ -94,6 +94,12 @@ MESSAGES = {
     "export_reload": "The exported model could not be loaded again in a fresh process: {reason}",
     "unexpected": "Something went wrong that this program did not foresee: {reason}. The log has the details.",
 }
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for a sentence; its type when it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 class PruningError(Exception):

@@ -29,11 +29,13 @@ from .planning.shape import ModelShape
 
 FORMAT_VERSION = 1
 TABLE_FILE = "global_group_table.csv"
+PLAN_FILE = "plan.json"
 RESULT_FILE = "pruning_analysis.csv"  # written when a model was cut
 SAMPLES_FILE = "samples.json"  # what the model wrote before and after
 ZIP_FILE = "model.zip"
 CARD_FILE = "README.md"  # in the model folder; written last, when the model was checked
 _TEMPORARY = re.compile(r"\..+\.(part-\d+|old-\d+|[a-z0-9_]{8})")  # names of write_whole and export/disk.py
+_MEASURING = ("gradients", "group_table")  # steps whose result a new cut goes on from
 _NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,119}")
 
 
@@ -61,7 +63,7 @@ class Experiment:
         if experiment.folder.exists():
             if not (experiment.has("description.txt") or _is_empty(experiment.folder)):
                 raise PruningError("experiment_foreign", folder=experiment.folder)
-            if experiment.has(TABLE_FILE) and not overwrite:
+            if (experiment.is_measured or experiment.has("metrics.json")) and not overwrite:
                 raise PruningError("experiment_exists", name=name)
             shutil.rmtree(experiment.folder)
         try:
@@ -74,7 +76,7 @@ class Experiment:
     def open(cls, root: str | Path, name: str) -> "Experiment":
         """An experiment that exists; raises PruningError otherwise."""
         experiment = cls.at(root, name)
-        if not experiment.folder.is_dir():
+        if not experiment.has("description.txt"):
             raise PruningError("experiment_unknown", name=name, root=root)
         return experiment
 
@@ -84,9 +86,16 @@ class Experiment:
         stem, number = (stem, int(number)) if stem and number.isdecimal() and len(number) < 4 else (self.name, 1)
         while (folder := self.folder.with_name(f"{stem}-{number + 1}")).exists():
             number += 1
-        folder.mkdir()
-        for name in ("description.txt", TABLE_FILE, f"{TABLE_FILE}.json"):
-            shutil.copy2(self.path(name), folder / name)
+        part = folder.with_name(f".{folder.name}.part")
+        try:
+            part.mkdir()
+            for name in ("description.txt", TABLE_FILE, f"{TABLE_FILE}.json"):
+                if self.has(name):
+                    shutil.copy2(self.path(name), part / name)
+            os.rename(part, folder)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise PruningError("disk_write", path=folder, reason=error.strerror or error) from error
         return Experiment(folder)
 
     @property
@@ -108,6 +117,35 @@ class Experiment:
         for entry in self.folder.iterdir():
             if _TEMPORARY.fullmatch(entry.name) or (entry == self.model_folder and not self.has("model", CARD_FILE)):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+    def forget_result(self) -> None:
+        """Removes what a cut left: the model and all that describes it. Table, plan and the times of measuring stay."""
+        shutil.rmtree(self.model_folder, ignore_errors=True)
+        for name in (RESULT_FILE, SAMPLES_FILE, ZIP_FILE):
+            self.path(name).unlink(missing_ok=True)
+        metrics = self.metrics()
+        measuring = {name: metrics["seconds"][name] for name in _MEASURING if name in metrics.get("seconds", {})}
+        write_json(self.path("metrics.json"), {"format_version": FORMAT_VERSION, "seconds": measuring})
+
+    # how far it got ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_measured(self) -> bool:
+        return self.has(TABLE_FILE)
+
+    @property
+    def is_planned(self) -> bool:
+        return self.has(PLAN_FILE)
+
+    @property
+    def is_cut(self) -> bool:
+        """A cut came to its end; its result file is written last."""
+        return self.has(RESULT_FILE)
+
+    @property
+    def is_saved(self) -> bool:
+        """The cut model stands in its folder, checked; its card is written last."""
+        return self.is_cut and self.has("model", CARD_FILE)
 
     # settings -----------------------------------------------------------------------------------------------------
 
@@ -145,10 +183,10 @@ class Experiment:
     def write_plan(self, plan: PruningPlan, table: GroupTable) -> None:
         """Writes `plan.json` and `groups_to_prune.csv`."""
         self._write_group_csv("groups_to_prune.csv", table, table.order[~plan.kept[table.order]])
-        write_json(self.path("plan.json"), plan.to_json())
+        write_json(self.path(PLAN_FILE), plan.to_json())
 
     def read_plan(self) -> PruningPlan:
-        path = self.path("plan.json")
+        path = self.path(PLAN_FILE)
         description = self.description()
         shape = ModelShape.from_config(description["model"]["config"])
         return PruningPlan.from_json(read_json(path, None), shape, description["fingerprint"], path)
@@ -174,7 +212,7 @@ class Experiment:
 
 def default_name(base_model: str, *parts: str) -> str:
     """A name for an experiment: the model, what is done to it, and the time, joined by '-'."""
-    model = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(base_model).name).strip(".") or "model"
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(base_model).name).strip(".-")[:80] or "model"
     return "-".join([model, *parts, datetime.now().strftime("%Y%m%d-%H%M%S")])
 
 

@@ -140,7 +140,7 @@ _ALL = (
         "taylor",
         str,
         "importance",
-        "How the importance of a group is measured (methods.md section 2).",
+        "How the importance of a group is measured.",
         choices=("taylor",),
     ),
     # plan

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from pruning.model.model_source import DEMO_FOLDER
+from pruning.model.corpus_names import FILE, kind_of_corpus, text_file
+from pruning.model.model_source import DEMO_FOLDER, check_inside
 
 ROOTS_VARIABLE = "PRUNING_ALLOWED_ROOTS"
 
@@ -22,6 +23,12 @@ def allowed_roots(address: str | None = None) -> tuple[Path, ...] | None:
     named = os.environ.get(ROOTS_VARIABLE)
     roots = [Path(root) for root in named.split(os.pathsep)] if named else [Path.cwd()]
     return (*roots, DEMO_FOLDER)
+
+
+def check_corpus(name: str) -> None:
+    """Raises PruningError for what names no corpus, and for a text file outside the allowed roots."""
+    if kind_of_corpus(name) == FILE:
+        check_inside(text_file(name), allowed_roots())
 
 
 def _is_loopback(address: str | None) -> bool:

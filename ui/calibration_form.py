@@ -1,17 +1,15 @@
 """The form that starts a measurement: method, corpus, samples, lengths, name."""
 
-from pathlib import Path
-
 import streamlit as st
 
 from pruning.errors import PruningError
 from pruning.experiment import default_name, write_whole
-from pruning.model.model_source import check_inside, local_folder
+from pruning.model.model_source import local_folder
 from pruning.runs.jobs import queue
 from pruning.runs.status import create_experiment
 from pruning.settings import resolve
 from ui import settings_widgets, workspace
-from ui.access import allowed_roots
+from ui.access import allowed_roots, check_corpus
 from ui.translation import error_text, t
 
 _CORPORA = ("python-stdlib", "wikitext2", "c4", "dataset", "file", "pasted")
@@ -34,6 +32,12 @@ def show(disabled: bool) -> None:
             _name()
         with columns[3]:
             _corpus()
+        with st.expander(t("importance.computing")):
+            dtype, device = st.columns(2)
+            with dtype:
+                settings_widgets.choice("dtype")
+            with device:
+                settings_widgets.text("device")
         st.button(
             t("importance.start"), type="primary", icon=":material/play_arrow:", on_click=_start, disabled=disabled, key="start"
         )
@@ -91,9 +95,10 @@ def _start() -> None:
 
 def _settings() -> dict:
     state = st.session_state
-    names = ("importance_method", "num_samples", "seq_len", "gradient_batch_size", "seed", "trust_remote_code", "text_column")
+    names = ("importance_method", "num_samples", "seq_len", "gradient_batch_size", "seed", "text_column", "dtype", "device")
     given = {name: state[name] for name in names if state.get(name) is not None}
     base_model = workspace.chosen_model()
+    given["trust_remote_code"] = bool(state.get(workspace.trust_key(base_model)))
     local_folder(base_model, allowed_roots())
     name = (state.get("new_experiment_name") or "").strip() or default_name(base_model, given["importance_method"])
     output = {"output_root": str(workspace.output_root()), "experiment_name": name}
@@ -103,22 +108,10 @@ def _settings() -> dict:
 def _chosen_corpus() -> str:
     """The corpus as settings name it; raises PruningError for what can be seen to be wrong before a worker starts."""
     kind, state = st.session_state["corpus_kind"], st.session_state
-    if kind == "file":
-        return str(_text_file(Path(state.get("corpus_file", "").strip()).expanduser()))
-    if kind == "dataset":
-        dataset = state.get("corpus_dataset", "").strip()
-        if "/" not in dataset:
-            raise PruningError("corpus_unknown", corpus=dataset)
-        return dataset
-    if kind == "pasted" and not state.get("corpus_text", "").strip():
-        raise PruningError("corpus_empty", corpus=t("corpus.pasted"))
-    return kind
-
-
-def _text_file(path: Path) -> Path:
-    check_inside(path, allowed_roots())
-    if path.suffix not in (".txt", ".jsonl", ".json", ".parquet"):
-        raise PruningError("corpus_unknown", corpus=str(path))
-    if not path.is_file():
-        raise PruningError("corpus_file_missing", path=path)
-    return path
+    if kind == "pasted":
+        if not state.get("corpus_text", "").strip():
+            raise PruningError("corpus_empty", corpus=t("corpus.pasted"))
+        return kind
+    name = state.get(f"corpus_{kind}", "").strip() if kind in ("dataset", "file") else kind
+    check_corpus(name)
+    return name

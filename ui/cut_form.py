@@ -1,18 +1,15 @@
 """What will be cut, how it will be judged, and the button that cuts."""
 
-from pathlib import Path
-
 import streamlit as st
 
 from analysis import size
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
-from pruning.model.model_source import check_inside
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
 from pruning.settings import resolve
 from ui import settings_widgets, workspace
-from ui.access import allowed_roots
+from ui.access import check_corpus
 from ui.translation import error_text, t
 
 _ERROR_KEY = "cut_error"
@@ -28,6 +25,7 @@ def show(experiment: Experiment, plan: PruningPlan, disabled: bool) -> None:
                 "prune.plan",
                 ratio=plan.actual_ratio,
                 target=plan.settings.get("pruning_ratio", plan.actual_ratio),
+                basis=t(f"basis.{plan.settings.get('ratio_basis', 'model')}"),
                 attention=totals.attention_groups_removed,
                 mlp=totals.mlp_channels_removed,
                 layers=totals.layers_removed,
@@ -60,8 +58,7 @@ def _start(experiment: Experiment) -> None:
     try:
         given = {name: st.session_state[name] for name in _JUDGED_BY if st.session_state.get(name) is not None}
         known = experiment.settings
-        if Path(given.get("eval_corpus", "")).suffix:
-            check_inside(Path(given["eval_corpus"]).expanduser(), allowed_roots())
+        check_corpus(given.get("eval_corpus", known["eval_corpus"]))
         settings = known | {name: resolve(given)[name] for name in given}
         experiment.write_settings(settings | {"test_before_prune": True, "test_after_prune": True, "save_model": True})
         queue().submit("prune", experiment, workspace.hub_token())

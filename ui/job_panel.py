@@ -6,7 +6,7 @@ import streamlit as st
 
 from pruning.experiment import Experiment
 from pruning.runs.jobs import queue
-from pruning.runs.status import FAILED, QUEUED, STEPS, JobStatus, read_status, step_number
+from pruning.runs.status import CANCELLED, FAILED, QUEUED, STEPS, JobStatus, read_status, step_number
 from ui.translation import job_error_text, t
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -27,7 +27,7 @@ def show(experiment: Experiment, kinds: tuple[str, ...]) -> bool:
     if status.state == FAILED:
         st.error(job_error_text(status.error), title=t(f"job.failed.{status.kind}"), icon=":material/error:")
         _log(experiment, status)
-    elif status.state == "cancelled":
+    elif status.state == CANCELLED:
         st.info(t("job.cancelled"), icon=":material/cancel:")
     return False
 

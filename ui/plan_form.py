@@ -11,8 +11,8 @@ from pruning.planning.allocation import default_cut_range
 from pruning.settings import SETTINGS, resolve
 from ui.translation import t
 
-_STEP = 0.01
-_REMEMBERED = "plan_values"
+_STEP, _LARGEST = 0.01, 0.95
+_REMEMBERED, _SHOWN_FOR = "plan_values", "plan_values_shown_for"
 
 
 def show(experiment: Experiment, num_layers: int) -> dict:
@@ -24,7 +24,7 @@ def show(experiment: Experiment, num_layers: int) -> dict:
     ratio = st.slider(
         t("setting.pruning_ratio"),
         _STEP,
-        0.95,
+        _LARGEST,
         SETTINGS["pruning_ratio"].default,
         _STEP,
         format="percent",
@@ -42,15 +42,17 @@ def show(experiment: Experiment, num_layers: int) -> dict:
     )
     st.markdown(f"**{t('plan.group.protection')}**")
     default = default_cut_range(num_layers)
-    first, last = st.slider(
-        t("plan.layers_cut"),
-        0,
-        num_layers - 1,
-        (default.start, default.stop - 1),
-        key=layers_key,
-        help=t("plan.layers_cut.help"),
-        bind="query-params",
-    )
+    first, last = default.start, default.stop - 1
+    if num_layers > 1:  # a slider needs two ends
+        first, last = st.slider(
+            t("plan.layers_cut"),
+            0,
+            num_layers - 1,
+            (first, last),
+            key=layers_key,
+            help=t("plan.layers_cut.help"),
+            bind="query-params",
+        )
     named = st.text_input(
         t("setting.protected_layers"),
         key="protect",
@@ -60,40 +62,52 @@ def show(experiment: Experiment, num_layers: int) -> dict:
     )
     st.markdown(f"**{t('plan.group.limits')}**")
     empty = st.toggle(t("setting.remove_empty_layers"), key="empty", help=t("help.remove_empty_layers"), bind="query-params")
-    st.session_state[_REMEMBERED] = {
-        "ratio": ratio,
-        "basis": basis,
-        layers_key: (first, last),
-        "protect": named,
-        "empty": empty,
-    }
+    shown = {"ratio": ratio, "basis": basis, layers_key: (first, last), "protect": named, "empty": empty}
+    st.session_state.setdefault(_REMEMBERED, {})[experiment.name] = shown
     ranges = {
         f"block_{kind}_layer_{end}": value
         for kind in ("attention", "mlp")
         for end, value in (("start", first), ("end", last + 1))
     }
     return resolve(
-        {"pruning_ratio": ratio, "ratio_basis": basis, "protected_layers": named, "remove_empty_layers": empty} | ranges
+        _not_on_this_page(experiment)
+        | {"pruning_ratio": ratio, "ratio_basis": basis, "protected_layers": named, "remove_empty_layers": empty}
+        | ranges
     )
 
 
 def _bring_back(keys: tuple[str, ...], experiment: Experiment, layers_key: str) -> None:
-    """Gives widgets that are new on the screen, and not named in the URL, the values they had."""
-    values = st.session_state.get(_REMEMBERED)
+    """Gives the widgets the values they had for this experiment, or those of its saved plan.
+
+    What the URL names wins when the app is opened, and what stands on the screen until another experiment is opened.
+    """
+    opened = st.session_state.get(_SHOWN_FOR) is None
+    switched = not opened and st.session_state[_SHOWN_FOR] != experiment.name
+    st.session_state[_SHOWN_FOR] = experiment.name
+    values = st.session_state.get(_REMEMBERED, {}).get(experiment.name)
     if values is None:
-        values = _saved_values(experiment, layers_key) if experiment.has("plan.json") else {}
+        values = _saved_values(experiment, layers_key) if experiment.is_planned else {}
     for key in keys:
-        if key in values and key not in st.session_state and key not in st.query_params:
+        if key in values and (switched or (key not in st.session_state and key not in st.query_params)):
             st.session_state[key] = values[key]
 
 
 def _saved_values(experiment: Experiment, layers_key: str) -> dict:
     settings = experiment.settings
     start, end = settings["block_mlp_layer_start"], settings["block_mlp_layer_end"]
+    named = settings["protected_layers"]
+    if named.strip().lower() == "none":  # lifts the default range too, which the slider then shows
+        start, end, named = start or 0, end or experiment.shape().num_layers, ""
     layers = {} if start is None or end is None else {layers_key: (start, end - 1)}
     return layers | {
-        "ratio": settings["pruning_ratio"],
+        "ratio": min(max(settings["pruning_ratio"], _STEP), _LARGEST),
         "basis": settings["ratio_basis"],
-        "protect": settings["protected_layers"],
+        "protect": named,
         "empty": settings["remove_empty_layers"],
     }
+
+
+def _not_on_this_page(experiment: Experiment) -> dict:
+    """Plan settings of the experiment that have no widget here: a run of the command line may have set them."""
+    settings = experiment.settings
+    return {name: settings[name] for name in ("pruning_distribution", "min_kv_groups", "min_mlp_channels")}

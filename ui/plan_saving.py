@@ -31,8 +31,8 @@ def show(found: Measured, plan: PruningPlan) -> None:
 
 
 def _is_saved(experiment: Experiment, plan: PruningPlan) -> bool:
-    settings = experiment.settings
-    return experiment.has("plan.json") and all(settings.get(name) == value for name, value in plan.settings.items())
+    saved = workspace.saved_plan(experiment)
+    return saved is not None and saved.remove_empty_layers == plan.remove_empty_layers and (saved.kept == plan.kept).all()
 
 
 def _save(found: Measured, plan: PruningPlan) -> Experiment:

@@ -2,10 +2,11 @@
 
 import streamlit as st
 
-from pruning.experiment import TABLE_FILE, Experiment
+from pruning.errors import PruningError
+from pruning.experiment import Experiment
 from pruning.runs.status import read_status
 from ui import workspace
-from ui.translation import t
+from ui.translation import error_text, plain, t
 
 _PICKER_KEY = "experiment_picker"
 
@@ -13,14 +14,14 @@ _PICKER_KEY = "experiment_picker"
 def show() -> None:
     """Draws the sidebar below the navigation."""
     with st.sidebar:
-        st.caption(t("sidebar.model", model=workspace.chosen_model()))
+        st.caption(t("sidebar.model", model=plain(workspace.chosen_model())))
         _experiment_picker()
         experiment = workspace.current_experiment()
         if experiment is not None:
-            st.caption(_state(experiment))
-            base_model = experiment.settings["base_model"]
-            if base_model != workspace.chosen_model():
-                st.caption(t("sidebar.other_model", model=base_model))
+            try:
+                _about(experiment)
+            except PruningError as error:  # a file of it is broken; the pages must open all the same
+                st.error(error_text(error))
 
 
 def _experiment_picker() -> None:
@@ -41,11 +42,19 @@ def _experiment_picker() -> None:
     )
 
 
+def _about(experiment: Experiment) -> None:
+    st.caption(t(f"sidebar.state.{_state(experiment)}"))
+    base_model = experiment.settings["base_model"]
+    if base_model != workspace.chosen_model():
+        st.caption(t("sidebar.other_model", model=plain(base_model)))
+
+
 def _state(experiment: Experiment) -> str:
     status = read_status(experiment)
     if status and status.is_active:
-        return t("sidebar.state.running")
-    for file, key in (("model/plan.json", "cut"), ("plan.json", "planned"), (TABLE_FILE, "measured")):
-        if experiment.has(file):
-            return t(f"sidebar.state.{key}")
-    return t("sidebar.state.empty")
+        return "running"
+    if experiment.is_cut:
+        return "saved" if experiment.is_saved else "cut"
+    if experiment.is_measured:
+        return "planned" if experiment.is_planned else "measured"
+    return "empty"

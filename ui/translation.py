@@ -6,6 +6,7 @@ so that each stands in one place; a language file may hold a translation under t
 
 import functools
 import json
+import re
 from pathlib import Path
 
 from pruning.errors import MESSAGES, PruningError
@@ -21,17 +22,26 @@ def t(key: str, **values) -> str:
     return _sentences()[key].format(**values)
 
 
+def plain(text: str) -> str:
+    """Text that somebody typed or a file holds, so that Markdown shows it as it is: no links, no pictures, no markup."""
+    return re.sub(r"([\\\[\]<>*$!|~#:])", r"\\\1", text)
+
+
 def error_text(error: PruningError) -> str:
     """The sentence for an error, in the language of the app."""
-    return t(f"error.{error.code}", **error.values)
+    return t(f"error.{error.code}", **_plain_values(error.values))
 
 
 def job_error_text(error: dict) -> str:
     """The sentence for an error that a job left in `job.json`: its values were made text there."""
     try:
-        return t(f"error.{error['code']}", **error["values"])
+        return t(f"error.{error['code']}", **_plain_values(error["values"]))
     except (KeyError, ValueError):  # a number format in the sentence, a text in the file
-        return error["message"]
+        return plain(error["message"])
+
+
+def _plain_values(values: dict) -> dict:
+    return {name: value if isinstance(value, int | float) else plain(str(value)) for name, value in values.items()}
 
 
 @functools.cache

@@ -10,10 +10,11 @@ import pandas as pd
 import streamlit as st
 
 from pruning.errors import PruningError
-from pruning.experiment import RESULT_FILE, SAMPLES_FILE, TABLE_FILE, Experiment, list_experiments, read_json
+from pruning.experiment import PLAN_FILE, RESULT_FILE, SAMPLES_FILE, TABLE_FILE, Experiment, list_experiments, read_json
 from pruning.model.model_source import DEMO, ModelPreview, local_folder, preview
 from pruning.planning.checkpoint_header import BYTES_PER_PARAMETER
 from pruning.planning.group_table import GroupTable
+from pruning.planning.plan import PruningPlan
 from pruning.runs.status import read_status
 from pruning.settings import SETTINGS
 
@@ -33,7 +34,8 @@ def restore() -> None:
     """Takes model and experiment from the URL in a new session, and keeps the URL up to date in an old one."""
     for key, default in ((MODEL_KEY, DEMO), (EXPERIMENT_KEY, None)):
         if key not in st.session_state:
-            st.session_state[key] = st.query_params.get(key, default)
+            named = st.query_params.get(key, default)
+            st.session_state[key] = named if key != MODEL_KEY or _names_a_model(named) else default
         if st.session_state[key] and st.query_params.get(key) != st.session_state[key]:
             st.query_params[key] = st.session_state[key]
 
@@ -48,9 +50,19 @@ def choose_model(base_model: str) -> None:
     st.query_params[MODEL_KEY] = base_model
 
 
+def remember_token(token: str) -> None:
+    """Keeps the token for this session; the field itself forgets it when its page is left."""
+    st.session_state[TOKEN_KEY] = token
+
+
 def hub_token() -> str | None:
     """The token of this session, or of the environment; never written anywhere."""
     return st.session_state.get(TOKEN_KEY) or os.environ.get("HF_TOKEN")
+
+
+def trust_key(base_model: str) -> str:
+    """Where the consent to run a model's own code is kept: for this model, not for the next."""
+    return f"trust_remote_code:{base_model}"
 
 
 def experiments() -> list[Experiment]:
@@ -84,7 +96,7 @@ class Measured:
 
     @property
     def was_cut(self) -> bool:
-        return self.experiment.has(RESULT_FILE)
+        return self.experiment.is_cut
 
     @property
     def bytes_per_parameter(self) -> int:
@@ -95,7 +107,7 @@ class Measured:
 def measured() -> Measured | None:
     """The open experiment with its group table; None when nothing was measured. Raises PruningError for a broken file."""
     experiment = current_experiment()
-    if experiment is None or not experiment.has(TABLE_FILE):
+    if experiment is None or not experiment.is_measured:
         return None
     path = experiment.path(TABLE_FILE)
     return Measured(experiment, _cached_table(str(experiment.folder), path.stat().st_mtime_ns))
@@ -118,6 +130,21 @@ def preview_of(base_model: str) -> ModelPreview:
     return _cached_preview(base_model, hub_token(), stamp)
 
 
+def saved_plan(experiment: Experiment) -> PruningPlan | None:
+    """The plan in the experiment's folder, None when there is none or it cannot be read."""
+    if not experiment.is_planned:
+        return None
+    try:
+        return _cached_plan(str(experiment.folder), experiment.path(PLAN_FILE).stat().st_mtime_ns)
+    except PruningError:
+        return None
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _cached_plan(folder: str, modified: int) -> PruningPlan:
+    return Experiment(Path(folder)).read_plan()
+
+
 @dataclass(frozen=True)
 class Result:
     """What a cut left in its experiment."""
@@ -130,10 +157,19 @@ class Result:
 def result_of(experiment: Experiment) -> Result | None:
     """The result of a finished cut, None when there is none (yet)."""
     status = read_status(experiment)
-    if not experiment.has(RESULT_FILE) or (status and status.is_active and status.kind == "prune"):
+    if not experiment.is_cut or (status and status.is_active and status.kind == "prune"):
         return None
     samples = read_json(experiment.path(SAMPLES_FILE), 1) if experiment.has(SAMPLES_FILE) else None
     return Result(pd.read_csv(experiment.path(RESULT_FILE)), experiment.metrics(), samples)
+
+
+def _names_a_model(base_model: str) -> bool:
+    """Whether a model named in a link is the demo, a folder that is there and allowed, or could be a hub id."""
+    try:
+        local_folder(base_model, allowed_roots())
+    except PruningError:
+        return False
+    return True
 
 
 def is_hub_id(base_model: str) -> bool:
@@ -142,3 +178,9 @@ def is_hub_id(base_model: str) -> bool:
         return local_folder(base_model) is None
     except PruningError:
         return False
+
+
+def as_folder(typed: str) -> str:
+    """What was typed as a folder, written so that it cannot be taken for a hub id."""
+    is_path = typed.startswith((".", "~")) or Path(typed).is_absolute()
+    return typed if is_path else f"./{typed}"

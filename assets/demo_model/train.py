@@ -30,12 +30,12 @@ from pruning.model.calibration import (
     CALIBRATION,
     HELD_OUT,
     HELD_OUT_MODULES,
-    PYTHON_STDLIB,
     even_windows,
     load_corpus,
     stdlib_documents,
     token_stream,
 )
+from pruning.model.corpus_names import PYTHON_STDLIB
 from pruning.model.runtime import resolve_attention, resolve_device
 from pruning.runs.environment import prepare_this_process
 

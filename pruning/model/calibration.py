@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import PruningError
+from ..errors import PruningError, first_line
+from .corpus_names import FILE, STDLIB, kind_of_corpus, text_file
 
 CALIBRATION, HELD_OUT = "calibration", "held_out"
-PYTHON_STDLIB = "python-stdlib"
 # Never trained on by the demo model (assets/demo_model/README.md); any file of these names, vendored copies too.
 HELD_OUT_MODULES = (
     *("argparse", "calendar", "configparser", "csv", "difflib", "fractions", "heapq", "ipaddress", "mailbox", "optparse"),
     *("pickletools", "random", "shlex", "smtplib", "statistics", "tarfile", "textwrap", "trace", "uuid", "webbrowser"),
 )
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "encodings", "__pycache__"}
-_HUB_CORPORA = {
+_HUB_DATASETS = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", {CALIBRATION: "train", HELD_OUT: "test"}),
     "c4": ("allenai/c4", None, {CALIBRATION: "train", HELD_OUT: "validation"}),
 }
@@ -58,15 +58,14 @@ def load_corpus(name: str, split: str, text_column: str = "text") -> Corpus:
 
     A file has one part, used for both. Raises PruningError with the choices that work offline.
     """
-    path = Path(name).expanduser()
-    if name == PYTHON_STDLIB:
+    kind = kind_of_corpus(name)
+    if kind == STDLIB:
         documents, key = [text for _, text in stdlib_documents(split)], f"{name} ({split.replace('_', '-')})"
-    elif path.suffix in (".txt", ".jsonl", ".json", ".parquet"):
+    elif kind == FILE:
+        path = text_file(name)
         documents, key = _file_documents(path, text_column), path.name
-    elif name in _HUB_CORPORA or "/" in name:
-        documents, key = _hub_documents(name, split, text_column)
     else:
-        raise PruningError("corpus_unknown", corpus=name)
+        documents, key = _hub_documents(name, split, text_column)
     documents = [d for d in documents if d.strip()]
     if not documents:
         raise PruningError("corpus_empty", corpus=name)
@@ -133,8 +132,6 @@ def check_window(seq_len: int, max_position_embeddings: int | None) -> None:
 
 
 def _file_documents(path: Path, text_column: str) -> list[str]:
-    if not path.is_file():
-        raise PruningError("corpus_file_missing", path=path)
     if path.suffix == ".txt":
         return [path.read_text(encoding="utf-8", errors="replace")]
     if path.suffix == ".parquet":
@@ -172,17 +169,18 @@ def _parquet_documents(path: Path, text_column: str) -> list[str]:
 def _hub_documents(name: str, split: str, text_column: str) -> tuple[list[str], str]:
     import datasets  # a second or more; the offline corpora do not need it
 
-    dataset_id, config, splits = _HUB_CORPORA.get(name, (name, None, {CALIBRATION: "train", HELD_OUT: "test"}))
+    dataset_id, config, splits = _HUB_DATASETS.get(name, (name, None, {CALIBRATION: "train", HELD_OUT: "test"}))
     part = splits[split]
+    column = "text" if name in _HUB_DATASETS else text_column
     files = {"data_files": {part: _C4_FILES[part]}} if name == "c4" else {}
     _refuse_when_offline(name, dataset_id)
     try:
         rows = datasets.load_dataset(dataset_id, config, split=part, streaming=name == "c4", **files)
+        if column not in (rows.column_names or [column]):
+            raise PruningError("corpus_column", corpus=name, column=column, columns=", ".join(rows.column_names))
+        texts = [row[column] for row in rows.take(_MAX_DOCUMENTS) if isinstance(row[column], str)]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise PruningError("corpus_unreachable", corpus=name, reason=str(error).strip().splitlines()[0]) from error
-    if text_column not in (rows.column_names or [text_column]):
-        raise PruningError("corpus_column", corpus=name, column=text_column, columns=", ".join(rows.column_names))
-    texts = [row[text_column] for row in rows.take(_MAX_DOCUMENTS)]
+        raise PruningError("corpus_unreachable", corpus=name, reason=first_line(error)) from error
     # wikitext has one line per row; its articles only make sense joined
     documents = ["\n\n".join(texts)] if name == "wikitext2" else texts
     return documents, f"{name} ({config or part})"
@@ -197,4 +195,4 @@ def _refuse_when_offline(name: str, dataset_id: str) -> None:
     except huggingface_hub.errors.OfflineModeIsEnabled:
         return  # told to stay offline: what is in the cache is used
     except (huggingface_hub.errors.HTTPError, OSError) as error:
-        raise PruningError("corpus_unreachable", corpus=name, reason=str(error).strip().splitlines()[0]) from error
+        raise PruningError("corpus_unreachable", corpus=name, reason=first_line(error)) from error

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..errors import PruningError
+from ..errors import PruningError, first_line
 from ..export.hugging_face import load_trusted
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.shape import PRUNED_PREFIX
@@ -37,9 +37,9 @@ class LoadedModel:
         return _SAFETENSORS_DTYPES.get(self.header.dtype, self.model.dtype)
 
 
-def open_checkpoint(base_model: str, token: str | None = None) -> CheckpointHeader:
+def open_checkpoint(base_model: str, token: str | None = None, trust_remote_code: bool = False) -> CheckpointHeader:
     """The checked header of a model; a hub model is downloaded first. Raises PruningError."""
-    header = CheckpointHeader.read(fetch(base_model, token))
+    header = CheckpointHeader.read(fetch(base_model, token, trust_remote_code))
     header.check()
     return header
 
@@ -64,6 +64,8 @@ def load(header: CheckpointHeader, settings: dict) -> LoadedModel:
     own_class = header.config["model_type"].startswith(PRUNED_PREFIX)
     trust_remote_code = settings["trust_remote_code"] and not own_class
     model = _load_model(header, options, own_class, trust_remote_code)
+    if device.type == "cuda" and set(getattr(model, "hf_device_map", {}).values()) & {"cpu", "disk", "meta"}:
+        raise PruningError("does_not_fit_gpu")  # offloaded weights have neither gradients nor rows to cut
     model.eval()
     return LoadedModel(model, load_tokenizer(header.folder, trust_remote_code), header)
 
@@ -73,7 +75,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise PruningError("tokenizer", model=str(folder), reason=_first_line(error)) from error
+        raise PruningError("tokenizer", model=str(folder), reason=first_line(error)) from error
 
 
 def _load_model(header: CheckpointHeader, options: dict, own_class: bool, trust_remote_code: bool) -> PreTrainedModel:
@@ -95,15 +97,11 @@ def _load_model(header: CheckpointHeader, options: dict, own_class: bool, trust_
             raise PruningError("pickle_refused", file=header.weight_files[0]) from error
         # Safetensors are complete, their headers were checked.
         if header.tensors or isinstance(error, ValueError):
-            raise PruningError("load_failed", folder=header.folder, reason=_first_line(error)) from error
-        raise PruningError("weights_truncated", file=header.weight_files[0], reason=_first_line(error)) from error
+            raise PruningError("load_failed", folder=header.folder, reason=first_line(error)) from error
+        raise PruningError("weights_truncated", file=header.weight_files[0], reason=first_line(error)) from error
     for code, names in (("weights_missing", info["missing_keys"]), ("weights_unexpected", info["unexpected_keys"])):
         if names:
             raise PruningError(code, name=min(names), more="")
     for name, found, expected in sorted(info["mismatched_keys"]):
         raise PruningError("weights_mismatch", name=name, found=list(found), expected=list(expected))
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

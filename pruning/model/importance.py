@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..errors import PruningError
-from ..planning.groups import GroupIndex
+from ..planning.groups import GroupIndex, type_names
 from ..planning.kept_indices import group_axis
 from ..planning.shape import ModelShape
 
@@ -60,7 +60,20 @@ def measure(
     """Importance of every group by the named method, [groups] float64; raises PruningError for an unknown one."""
     if method not in IMPORTANCE_METHODS:
         raise PruningError("method_unknown", method=method, choices=", ".join(IMPORTANCE_METHODS))
-    return IMPORTANCE_METHODS[method](model, shape, samples, batch_size, on_progress)
+    importance = IMPORTANCE_METHODS[method](model, shape, samples, batch_size, on_progress)
+    refuse_unless_finite(importance, shape)
+    return importance
+
+
+def refuse_unless_finite(importance: np.ndarray, shape: ModelShape) -> None:
+    """Raises PruningError naming the first group whose importance is infinite or not a number."""
+    faulty = np.flatnonzero(~np.isfinite(importance))
+    if len(faulty):
+        groups, at = GroupIndex(shape), int(faulty[0])
+        kind = str(type_names(groups.is_mlp[at]))
+        raise PruningError(
+            "scores_not_finite", layer=int(groups.layer_idx[at]), group_type=kind, group=int(groups.group_idx[at])
+        )
 
 
 def group_parameters(model: PreTrainedModel, shape: ModelShape) -> list[tuple[slice, nn.Parameter, tuple[int, int]]]:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import PruningError
+from ..errors import PruningError, first_line
 from ..planning.checkpoint_header import CheckpointHeader, read_config
 from ..planning.shape import ModelShape
 
@@ -35,8 +35,11 @@ def local_folder(base_model: str, allowed_roots: tuple[Path, ...] | None = None)
     """
     if base_model == DEMO:
         return DEMO_FOLDER
-    path = Path(base_model).expanduser()
-    looks_local = path.is_absolute() or base_model.startswith((".", "~")) or path.is_dir()
+    try:
+        path = Path(base_model).expanduser()
+        looks_local = path.is_absolute() or base_model.startswith((".", "~")) or path.is_dir()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, a name too long, a null byte
+        raise PruningError("model_not_found", model=base_model) from error
     if not looks_local:
         if not _HUB_ID.fullmatch(base_model):
             raise PruningError("model_not_found", model=base_model)
@@ -60,14 +63,27 @@ def preview(base_model: str, token: str | None = None, allowed_roots: tuple[Path
     """
     folder = local_folder(base_model, allowed_roots)
     if folder is not None:
-        header = CheckpointHeader.read(folder)
-        header.check()
-        return ModelPreview(base_model, header.shape, header.weight_bytes, header.dtype, bool(header.tensors))
+        return _folder_preview(base_model, folder)
+    try:
+        return _hub_preview(base_model, token)
+    except PruningError as error:
+        if error.code != "hub_unreachable":
+            raise
+        return _folder_preview(base_model, fetch(base_model, token))  # in the cache, or unreachable for good
+
+
+def _folder_preview(base_model: str, folder: Path) -> ModelPreview:
+    header = CheckpointHeader.read(folder)
+    header.check()
+    return ModelPreview(base_model, header.shape, header.weight_bytes, header.dtype, bool(header.tensors))
+
+
+def _hub_preview(base_model: str, token: str | None) -> ModelPreview:
     info = _hub_call(base_model, lambda hub: hub.HfApi().model_info(base_model, files_metadata=True, token=token, timeout=20))
     folder = _snapshot(base_model, token, ["config.json"])
     config = read_config(folder)
     files = {f.rfilename: f.size or 0 for f in info.siblings}
-    weights = [n for n in files if "/" not in n and n.endswith(".safetensors")]
+    weights = [n for n in files if re.fullmatch(r"model[^/]*\.safetensors", n)]
     weights = weights or [n for n in files if re.fullmatch(r"pytorch_model.*\.bin", n)]
     if not weights:
         raise PruningError("no_weights", folder=base_model)
@@ -75,14 +91,19 @@ def preview(base_model: str, token: str | None = None, allowed_roots: tuple[Path
     return ModelPreview(base_model, ModelShape.from_config(config), sum(files[n] for n in weights), dtype or None, False)
 
 
-def fetch(base_model: str, token: str | None = None) -> Path:
-    """The folder with config, tokenizer and weights; a hub model is downloaded into the hub's cache first."""
+def fetch(base_model: str, token: str | None = None, with_code: bool = False) -> Path:
+    """The folder with config, tokenizer and weights; a hub model is downloaded into the hub's cache first.
+
+    `with_code` brings the Python files of the model along, which run only where the person allowed it.
+    """
     folder = local_folder(base_model)
     if folder is not None:
         return folder
-    folder = _snapshot(base_model, token, [*_CONFIG_FILES, "*.safetensors"])
-    if not any(folder.glob("*.safetensors")):
-        folder = _snapshot(base_model, token, [*_CONFIG_FILES, "pytorch_model*.bin"])
+    files = [*_CONFIG_FILES, *(["*.py"] if with_code else [])]
+    # Not *.safetensors: some repositories hold the same weights once more as consolidated.safetensors.
+    folder = _snapshot(base_model, token, [*files, "model*.safetensors"])
+    if not any(folder.glob("model*.safetensors")):
+        folder = _snapshot(base_model, token, [*files, "pytorch_model*.bin"])
     return folder
 
 
@@ -101,8 +122,7 @@ def _hub_call(base_model: str, call):
         return call(huggingface_hub)
     except errors.GatedRepoError as error:
         raise PruningError("hub_gated", model=base_model) from error
-    except errors.RepositoryNotFoundError as error:
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise PruningError("model_not_found", model=base_model) from error
     except (errors.HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PruningError("hub_unreachable", model=base_model, reason=reason) from error
+        raise PruningError("hub_unreachable", model=base_model, reason=first_line(error)) from error

@@ -20,6 +20,7 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 BIN_FILE = "pytorch_model.bin"
 BYTES_PER_PARAMETER = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # dtypes as safetensors writes them
+_CONFIG_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _FINGERPRINT_BYTES = 4096
 _SHAPE_KEYS = (
     *("model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
@@ -52,11 +53,14 @@ class CheckpointHeader:
         """Reads config.json and all safetensors headers; raises PruningError for what is missing or cut short."""
         folder = Path(folder)
         config = read_config(folder)
-        files = _weight_files(folder)
         tensors = {}
-        for file in files:
-            if file.suffix == ".safetensors":
-                tensors |= _read_header(file)
+        try:
+            files = _weight_files(folder)
+            for file in files:
+                if file.suffix == ".safetensors":
+                    tensors |= _read_header(file)
+        except OSError as error:
+            raise PruningError("file_broken", path=error.filename or folder, reason=error.strerror or error) from error
         return cls(folder, config, tensors, tuple(files))
 
     @cached_property
@@ -70,9 +74,11 @@ class CheckpointHeader:
 
     @property
     def dtype(self) -> str | None:
-        """The dtype most tensors have, as safetensors writes it (BF16, F32, ...)."""
+        """The dtype most tensors have, as safetensors writes it (BF16, F32, ...); of a .bin, what its config says."""
         dtypes = [t.dtype for t in self.tensors.values()]
-        return max(set(dtypes), key=dtypes.count) if dtypes else None
+        if dtypes:
+            return max(set(dtypes), key=dtypes.count)
+        return _CONFIG_DTYPES.get(self.config.get("dtype") or self.config.get("torch_dtype"))
 
     def check(self) -> None:
         """Raises PruningError unless names and shapes of the tensors are just those the config asks for."""

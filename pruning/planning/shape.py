@@ -139,7 +139,7 @@ class ModelShape:
         if "num_key_value_heads" in config and config["num_key_value_heads"] is None:
             values["num_key_value_heads"] = None  # an explicit null means: as many as query heads, whatever the default
         layer = _layer_from_config(family, values)
-        overrides = {int(i): entry for i, entry in (config.get("per_layer_config") or {}).items()}
+        overrides = _layer_overrides(config.get("per_layer_config") or {})
         layers = tuple(_overridden(layer, overrides.get(i, {})) for i in range(_size(values, "num_hidden_layers")))
         return cls(
             family=family,
@@ -223,6 +223,19 @@ def _layer_from_config(family: str, values: dict) -> LayerShape:
         mlp_bias=family == "llama" and bool(values.get("mlp_bias", False)),
         qk_norm=family == "qwen3",
     )
+
+
+def _layer_overrides(per_layer_config) -> dict[int, dict]:
+    """Layer -> entry; raises PruningError for anything but an object of objects under whole numbers."""
+    try:
+        overrides = {int(layer): dict(entry) for layer, entry in per_layer_config.items()}
+        sizes = [entry.get(name, 0) for entry in overrides.values() for name in ("num_key_value_heads", "intermediate_size")]
+        if all(isinstance(size, int) and size >= 0 for size in sizes):
+            return overrides
+    except (AttributeError, TypeError, ValueError):
+        pass
+    expected = "an object that gives sizes for layer numbers"
+    raise PruningError("config_value", name="per_layer_config", value=str(per_layer_config)[:80], expected=expected)
 
 
 def _overridden(layer: LayerShape, entry: dict) -> LayerShape:

@@ -163,6 +163,9 @@ def _record_end(job: _Job, error: BaseException | None) -> None:
         return
     was_asked_to_stop = job.experiment.has(job_status.CANCEL_FILE)
     job.experiment.remove_leftovers()
+    if job.kind in ("prune", "global") and not job.experiment.is_cut:
+        with contextlib.suppress(PruningError):
+            job.experiment.forget_result()
     job.experiment.path(job_status.CANCEL_FILE).unlink(missing_ok=True)
     if was_asked_to_stop:
         _record(job, _cancelled)
@@ -206,7 +209,8 @@ def loky_worker(initializer: Callable[..., None] | None = None, *initargs) -> Ex
     return ProcessPoolExecutor(
         1,
         timeout=None,
-        env=WORKER_ENVIRONMENT | {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"},  # a model that stays loaded is no leak
+        env={name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
+        | {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"},  # a model that stays loaded is no leak
         initializer=initializer or end_with,
         initargs=initargs if initializer else (os.getpid(),),
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..planning.allocation import Floors, Protection, allocate_global, largest_ratio
+from ..planning.allocation import Floors, Protection, allocate_global
 from ..planning.group_table import GroupTable
 from ..planning.groups import GroupIndex
 from ..planning.plan import PruningPlan
@@ -42,9 +42,3 @@ def check_plan_settings(shape: ModelShape, settings: dict) -> None:
     cost = GroupIndex(shape).cost.astype(np.float64)
     cheapest_first = GroupTable(shape, cost * cost, {})  # score = cost: what any table can cut, this one can
     plan_from_settings(cheapest_first, settings)
-
-
-def largest_ratio_for(table: GroupTable, settings: dict) -> float:
-    """The largest `pruning_ratio` that these settings can reach on this table."""
-    protection = protection_from_settings(table.shape.num_layers, settings)
-    return largest_ratio(table, protection, floors_from_settings(settings), settings["ratio_basis"])

@@ -7,12 +7,13 @@
 The app runs them one by one in its worker; the command line runs them in one go. Same steps, same files.
 """
 
+import contextlib
 import platform
-import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
@@ -21,7 +22,17 @@ from analysis.generation import continue_text
 from analysis.perplexity import HeldOutText, perplexity
 
 from ..errors import PruningError
-from ..experiment import CARD_FILE, RESULT_FILE, SAMPLES_FILE, ZIP_FILE, Experiment, write_csv, write_json, write_whole
+from ..experiment import (
+    CARD_FILE,
+    PLAN_FILE,
+    RESULT_FILE,
+    SAMPLES_FILE,
+    ZIP_FILE,
+    Experiment,
+    write_csv,
+    write_json,
+    write_whole,
+)
 from ..export.hugging_face import check_reload, model_card, save_model, write_zip
 from ..model.calibration import CALIBRATION, check_window, draw_samples, load_corpus
 from ..model.checkpoint import LoadedModel, load, open_checkpoint
@@ -33,7 +44,6 @@ from ..planning.plan import PruningPlan
 from .planner import plan_from_settings
 from .report import RunReport
 
-_MEASURING = ("gradients", "group_table")  # steps whose result a new cut goes on from
 _CHECK_WINDOWS = 4  # windows on which an exported model must give the logits of the one in memory
 
 
@@ -47,22 +57,24 @@ def measure(experiment: Experiment, report: RunReport, settings: dict, token: st
 def prune(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
     """Cuts by `plan.json`, describes and evaluates the result, saves it and checks that it loads again."""
     plan = experiment.read_plan()
-    _forget_result(experiment)
     loaded = _load(experiment, report, settings, token)
-    _cut_and_judge(experiment, report, settings, loaded, plan)
+    text = _held_out(settings, loaded)
+    experiment.forget_result()  # not before it is sure that the new cut has all it needs
+    _baseline(experiment, report, settings, loaded, text)
+    _cut_and_judge(experiment, report, settings, loaded, plan, text)
 
 
 def whole_run(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
     """Everything in one go, as the command line does it: measure, plan by the settings, cut, evaluate, save."""
     loaded = _load(experiment, report, settings, token)
-    text = _held_out(settings, loaded) if settings["test_before_prune"] or settings["test_after_prune"] else None
+    text = _held_out(settings, loaded)
     _baseline(experiment, report, settings, loaded, text)
     table = _measure(experiment, report, settings, loaded)
     with report.step("selection"):
         plan = plan_from_settings(table, settings)
         experiment.write_plan(plan, table)
         _say_plan(report, plan)
-    _cut_and_judge(experiment, report, settings, loaded, plan, text, baseline_done=True)
+    _cut_and_judge(experiment, report, settings, loaded, plan, text)
 
 
 def baseline(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
@@ -73,7 +85,7 @@ def baseline(experiment: Experiment, report: RunReport, settings: dict, token: s
 
 def pack(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
     """Packs the saved, checked model folder as `model.zip`."""
-    if not experiment.has("model", CARD_FILE):
+    if not experiment.is_saved:
         raise PruningError("step_needs", step="export", needed="a cut")
     with report.step("save", unit="bytes"):
         write_zip(experiment.model_folder, experiment.path(ZIP_FILE), report.progress)
@@ -98,7 +110,7 @@ def run(kind: str, experiment: Experiment, console: bool = False, token: str | N
 
 def _load(experiment: Experiment, report: RunReport, settings: dict, token: str | None) -> LoadedModel:
     with report.step("load"):
-        header = open_checkpoint(settings["base_model"], token)
+        header = open_checkpoint(settings["base_model"], token, settings["trust_remote_code"])
         check_window(settings["seq_len"], header.shape.max_position_embeddings)
         _know_model(experiment, header)
         loaded = _warm_model(header, settings)
@@ -134,7 +146,7 @@ def _baseline(experiment: Experiment, report: RunReport, settings: dict, loaded:
         report.skip("baseline")
         return
     with report.step("baseline", len(text.windows), "windows"):
-        _record_perplexity(experiment, report, "before", loaded.model, text)
+        _record_perplexity(experiment, report, "before", loaded.model, text, settings)
 
 
 def _measure(experiment: Experiment, report: RunReport, settings: dict, loaded: LoadedModel) -> GroupTable:
@@ -168,42 +180,52 @@ def _cut_and_judge(
     settings: dict,
     loaded: LoadedModel,
     plan: PruningPlan,
-    text: HeldOutText | None = None,
-    baseline_done: bool = False,
+    text: HeldOutText | None,
 ) -> None:
-    if text is None and (settings["test_before_prune"] or settings["test_after_prune"]):
-        text = _held_out(settings, loaded)
-    if not baseline_done:
-        _baseline(experiment, report, settings, loaded, text)
-    written = {"prompt": settings["prompt"], "before": continue_text(loaded.model, loaded.tokenizer, settings["prompt"])}
-    with report.step("cut"):
-        _warm.clear()  # the cut takes the source's weights apart as it goes
-        pruned = cut(loaded.model, plan, release_source=True)
-    _say_empty_layers(report, plan)
-    _describe_cut(experiment, report, loaded, pruned, plan)
-    if settings["test_after_prune"]:
-        with report.step("perplexity", len(text.windows), "windows"):
-            _record_perplexity(experiment, report, "after", pruned, text)
-    else:
-        report.skip("perplexity")
-    written["after"] = continue_text(pruned, loaded.tokenizer, settings["prompt"])
-    write_json(experiment.path(SAMPLES_FILE), {"format_version": 1} | written)
-    report.skip("recovery")
-    if settings["save_model"]:
-        _save(experiment, report, loaded, pruned, settings)
-    else:
-        report.skip("save")
+    """Cuts, describes, evaluates and saves; a cut that does not come to its end leaves nothing of its result."""
+    try:
+        written = {"prompt": settings["prompt"], "before": continue_text(loaded.model, loaded.tokenizer, settings["prompt"])}
+        source = loaded.header if loaded.header.tensors else _header_of(loaded.model, loaded)
+        with report.step("cut"):
+            _warm.clear()  # the cut takes the source's weights apart as it goes
+            pruned = cut(loaded.model, plan, release_source=True)
+        _say_empty_layers(report, plan)
+        matrices = _describe_cut(experiment, report, loaded, source, _header_of(pruned, loaded), plan)
+        if settings["test_after_prune"]:
+            with report.step("perplexity", len(text.windows), "windows"):
+                _record_perplexity(experiment, report, "after", pruned, text, settings)
+        else:
+            report.skip("perplexity")
+        written["after"] = continue_text(pruned, loaded.tokenizer, settings["prompt"])
+        write_json(experiment.path(SAMPLES_FILE), {"format_version": 1} | written)
+        report.skip("recovery")
+        if settings["save_model"]:
+            _save(experiment, report, loaded, pruned, settings)
+        else:
+            report.skip("save")
+        write_csv(experiment.path(RESULT_FILE), matrices)  # last: it says that the cut came to its end
+    except BaseException:
+        with contextlib.suppress(PruningError):  # a full disk is what may have brought us here
+            experiment.forget_result()
+        raise
 
 
-def _held_out(settings: dict, loaded: LoadedModel) -> HeldOutText:
+def _held_out(settings: dict, loaded: LoadedModel) -> HeldOutText | None:
+    """The text for perplexity; None when none is asked for."""
+    if not (settings["test_before_prune"] or settings["test_after_prune"]):
+        return None
     check_window(settings["eval_seq_len"], loaded.header.shape.max_position_embeddings)
     return HeldOutText.load(
         loaded.tokenizer, settings["eval_corpus"], settings["eval_seq_len"], settings["eval_windows"], settings["text_column"]
     )
 
 
-def _record_perplexity(experiment: Experiment, report: RunReport, stage: str, model, text: HeldOutText) -> None:
-    value = perplexity(model, text.windows, on_progress=report.progress)
+def _record_perplexity(
+    experiment: Experiment, report: RunReport, stage: str, model: PreTrainedModel, text: HeldOutText, settings: dict
+) -> None:
+    # No backward pass here: twice the windows fit, and a person who runs out of memory has one number to lower.
+    batch_size = 2 * settings["gradient_batch_size"]
+    value = perplexity(model, text.windows, batch_size, on_progress=report.progress)
     basis = text.basis
     experiment.update_metrics(basis=basis, perplexity={stage: {basis["dataset"]: _finite(value)}})
     report.say(f"    perplexity {stage}: {value:.2f} ({basis['dataset']}, seq {basis['seq_len']}, {basis['windows']} windows)")
@@ -223,10 +245,17 @@ def _say_empty_layers(report: RunReport, plan: PruningPlan) -> None:
         report.say(f"    {gone} layers removed, {len(plan.kept_layers)} left")
 
 
-def _describe_cut(experiment: Experiment, report: RunReport, loaded: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan):
+def _describe_cut(
+    experiment: Experiment,
+    report: RunReport,
+    loaded: LoadedModel,
+    before: CheckpointHeader,
+    after_cut: CheckpointHeader,
+    plan: PruningPlan,
+) -> pd.DataFrame:
+    """Records sizes and ratio, and returns the table of every matrix before and after."""
     with report.step("statistics"):
-        matrices = diff.actual_matrix_table(loaded.header, _header_of(pruned, loaded), plan)
-        write_csv(experiment.path(RESULT_FILE), matrices)
+        matrices = diff.actual_matrix_table(before, after_cut, plan)
         after = plan.shape_after.parameters
         experiment.update_metrics(
             fingerprint=loaded.header.fingerprint,
@@ -242,34 +271,31 @@ def _describe_cut(experiment: Experiment, report: RunReport, loaded: LoadedModel
         report.say(f"    {plan.shape.parameters:,} -> {after:,} parameters ({plan.actual_ratio:.2%} removed)")
         if failed:
             raise PruningError("unexpected", reason=f"the cut does not keep its promises: {', '.join(failed)}")
+    return matrices
 
 
-def _header_of(pruned: PreTrainedModel, loaded: LoadedModel) -> CheckpointHeader:
-    """What the files of the cut model will hold, from the tensors in memory."""
-    size, dtype = loaded.saved_dtype.itemsize, loaded.header.dtype
+def _header_of(model: PreTrainedModel, loaded: LoadedModel) -> CheckpointHeader:
+    """What the files of a model in memory hold or will hold."""
+    dtype = loaded.saved_dtype
     tensors = {
-        name: TensorHeader(dtype, tuple(tensor.shape), Path(), 0, tensor.numel() * size)
-        for name, tensor in pruned.named_parameters()
+        name: TensorHeader(str(dtype), tuple(tensor.shape), Path(), 0, tensor.numel() * dtype.itemsize)
+        for name, tensor in model.named_parameters()
     }
-    return CheckpointHeader(Path(), pruned.config.to_dict(), tensors, ())
+    return CheckpointHeader(Path(), model.config.to_dict(), tensors, ())
 
 
-def _save(experiment: Experiment, report: RunReport, loaded: LoadedModel, pruned, settings: dict) -> None:
+def _save(experiment: Experiment, report: RunReport, loaded: LoadedModel, pruned: PreTrainedModel, settings: dict) -> None:
     folder = experiment.model_folder
-    try:
-        with report.step("save", unit="bytes"):
-            save_model(pruned, loaded.tokenizer, folder, dtype=loaded.saved_dtype, on_progress=report.progress)
-            report.say("    loading it again in a fresh process")
-            check = check_reload(folder, pruned, loaded.tokenizer, _check_windows(settings, loaded))
-            report.check_cancelled()
-            weight_bytes = CheckpointHeader.read(folder).weight_bytes
-            experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
-            write_whole(folder / "plan.json", experiment.path("plan.json").read_text(encoding="utf-8"))
-            write_whole(folder / CARD_FILE, model_card(experiment))
-            report.say(f"    largest difference of logits {check['max_abs_diff']:.1e}, top-1 agreement {check['top1']:.2%}")
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # a model that was not checked is not offered
-        raise
+    with report.step("save", unit="bytes"):
+        save_model(pruned, loaded.tokenizer, folder, dtype=loaded.saved_dtype, on_progress=report.progress)
+        report.say("    loading it again in a fresh process")
+        check = check_reload(folder, pruned, loaded.tokenizer, _check_windows(settings, loaded))
+        report.check_cancelled()
+        weight_bytes = CheckpointHeader.read(folder).weight_bytes
+        experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
+        write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
+        write_whole(folder / CARD_FILE, model_card(experiment))
+        report.say(f"    largest difference of logits {check['max_abs_diff']:.1e}, top-1 agreement {check['top1']:.2%}")
 
 
 def _check_windows(settings: dict, loaded: LoadedModel) -> torch.Tensor:
@@ -277,16 +303,6 @@ def _check_windows(settings: dict, loaded: LoadedModel) -> torch.Tensor:
     seq_len = min(settings["seq_len"], limit) if limit else settings["seq_len"]
     generator = torch.Generator().manual_seed(0)
     return torch.randint(loaded.header.shape.vocab_size, (_CHECK_WINDOWS, seq_len), generator=generator)
-
-
-def _forget_result(experiment: Experiment) -> None:
-    """Removes what an earlier cut left, so that old and new results never stand side by side."""
-    shutil.rmtree(experiment.model_folder, ignore_errors=True)
-    for name in (ZIP_FILE, RESULT_FILE, SAMPLES_FILE):
-        experiment.path(name).unlink(missing_ok=True)
-    metrics = experiment.metrics()
-    measuring = {name: metrics["seconds"][name] for name in _MEASURING if name in metrics.get("seconds", {})}
-    write_json(experiment.path("metrics.json"), {"format_version": metrics["format_version"], "seconds": measuring})
 
 
 def _finite(value: float) -> float | None:
