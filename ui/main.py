@@ -9,8 +9,9 @@ if str(ROOT) not in sys.path:  # Streamlit puts only this script's own folder th
 
 import streamlit as st  # noqa: E402
 
+from pruning.errors import PruningError  # noqa: E402
 from ui import sidebar, workspace  # noqa: E402
-from ui.translation import t  # noqa: E402
+from ui.translation import error_text, t  # noqa: E402
 
 st.set_page_config(page_title=t("app.title"), page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
 workspace.restore()
@@ -37,4 +38,7 @@ pages = [
 ]
 page = st.navigation(pages)
 sidebar.show()
-page.run()
+try:
+    page.run()
+except PruningError as error:  # a file of the experiment is damaged, and the page had no better place to say so
+    st.error(error_text(error), icon=":material/error:")
