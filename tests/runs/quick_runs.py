@@ -30,6 +30,7 @@ from tests.tiny_models import tiny_model
 VOCABULARY = 4096  # the demo tokenizer's
 STEPS_THAT_RUN = ("load", "baseline", "gradients", "group_table", "selection", "cut", "empty_layers", "statistics")
 STEPS_THAT_RUN += ("perplexity", "save")
+RESULT = {"pruning_analysis.csv", "samples.json"}  # of a cut; there when it came to its end
 
 
 def save_tiny_model(folder: Path, family: str = "llama") -> Path:
@@ -64,10 +65,22 @@ def files_of(experiment: Experiment) -> set[str]:
     return {"<time>" + name[15:] if name[:8].isdecimal() else name for name in names}
 
 
+def assert_nothing_half_written(experiment: Experiment, whole: set[str], table: bool) -> None:
+    """Whole files only; none of a cut that did not come to its end; the `table` when its step was."""
+    left = files_of(experiment)
+    assert left <= whole - RESULT, left - (whole - RESULT)
+    assert ("global_group_table.csv" in left) == table
+    if table:
+        assert len(experiment.read_table().order) == 5 * (4 + 24)
+    if "plan.json" in left:
+        experiment.read_plan()
+    assert not experiment.metrics().keys() & {"parameters", "ratio", "size_bytes", "export_check"}
+
+
 # waiting --------------------------------------------------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 240.0) -> None:
     """Returns when the condition holds; fails when it does not in time."""
     tick = threading.Event()
     for _ in range(int(seconds / 0.02)):
@@ -77,7 +90,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     raise AssertionError("it did not happen in time")
 
 
-def wait_for_end(experiment: Experiment, seconds: float = 60.0) -> JobStatus:
+def wait_for_end(experiment: Experiment, seconds: float = 240.0) -> JobStatus:
     """How the job ended, once that is written down."""
     wait_until(lambda: not last_written(experiment).is_active, seconds)
     return last_written(experiment)

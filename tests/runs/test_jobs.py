@@ -7,6 +7,7 @@ from pruning.runs.jobs import JobQueue
 from pruning.runs.status import read_status
 from tests.runs.quick_runs import (
     STEPS_THAT_RUN,
+    assert_nothing_half_written,
     clumsy_worker,
     files_of,
     is_gone,
@@ -51,18 +52,6 @@ def whole(queue, tmp_path_factory, model_folder, text):
     queue.submit("global", experiment)
     assert wait_for_end(experiment).state == "done"
     return files_of(experiment)
-
-
-def assert_nothing_half_written(experiment, whole: set[str], step: str) -> None:
-    """Whole files only, and the table if its step was reached."""
-    left = files_of(experiment)
-    assert left <= whole, left - whole
-    assert ("global_group_table.csv" in left) == (STEPS_THAT_RUN.index(step) >= TABLE)
-    if "global_group_table.csv" in left:
-        assert len(experiment.read_table().order) == 5 * (4 + 24)
-    if "plan.json" in left:
-        experiment.read_plan()
-    experiment.metrics()
 
 
 def assert_second_try_succeeds(queue, experiment, whole: set[str]) -> None:
@@ -135,7 +124,7 @@ def test_memory_that_runs_out_is_advice_and_the_next_job_runs(queue, make, whole
         "Out of memory while working on: gradients. Lower gradient_batch_size to 2 or seq_len to 64 "
         "(fewer samples save time, not memory)."
     )
-    assert_nothing_half_written(experiment, whole, "gradients")
+    assert_nothing_half_written(experiment, whole, table=False)
     plan_fault(experiment, "step load", "lift memory limit")
     experiment.write_settings(experiment.settings | {"num_samples": 6, "gradient_batch_size": 2})
     assert_second_try_succeeds(queue, experiment, whole)
@@ -150,7 +139,7 @@ def test_cancelled_in_each_step_it_leaves_no_half_and_a_second_try_succeeds(queu
     plan_fault(experiment, f"step {step}", "cancel")
     queue.submit("global", experiment)
     assert wait_for_end(experiment).state == "cancelled"
-    assert_nothing_half_written(experiment, whole, step)
+    assert_nothing_half_written(experiment, whole, table=STEPS_THAT_RUN.index(step) >= TABLE)
     assert_second_try_succeeds(queue, experiment, whole)
 
 
@@ -161,7 +150,7 @@ def test_cancelled_while_saving_it_leaves_no_model(queue, make, whole, at):
     queue.submit("global", experiment)
     status = wait_for_end(experiment)
     assert (status.state, status.step) == ("cancelled", "save")
-    assert files_of(experiment) == whole
+    assert_nothing_half_written(experiment, whole, table=True)
 
 
 def test_a_running_job_is_cancelled_within_a_batch(queue, make, long_text):
@@ -169,7 +158,7 @@ def test_a_running_job_is_cancelled_within_a_batch(queue, make, long_text):
     queue.submit("measure", experiment)
     wait_until(lambda: read_status(experiment).done > 0)
     queue.cancel(experiment)
-    status = wait_for_end(experiment, seconds=10)
+    status = wait_for_end(experiment, seconds=30)
     assert status.state == "cancelled" and 0 < status.done < status.total == 10**5
     assert not experiment.has("cancel") and not experiment.has("global_group_table.csv")
 
@@ -178,8 +167,8 @@ def test_a_waiting_job_is_cancelled_at_once_and_never_starts(queue, make, long_t
     running, second, third = make("running", **ENDLESS, corpus=str(long_text)), make("second"), make("third")
     for experiment in (running, second, third):
         queue.submit("measure", experiment)
-    assert [queue.place(experiment) for experiment in (running, second, third)] == [0, 1, 2]
     wait_until(lambda: read_status(running).state == "running")
+    assert [queue.place(experiment) for experiment in (running, second, third)] == [0, 1, 2]
     queue.cancel(second)
     assert read_status(second).state == "cancelled"
     assert queue.place(third) == 1 and read_status(running).state == "running"
@@ -197,8 +186,8 @@ def test_a_job_that_does_not_react_is_ended_with_its_worker(make, whole):
     wait_until(lambda: read_status(stuck).step == "gradients")
     worker = read_status(stuck).process[0]
     queue.cancel(stuck)
-    assert wait_for_end(stuck, seconds=20).state == "cancelled"
-    assert_nothing_half_written(stuck, whole, "gradients")
+    assert wait_for_end(stuck, seconds=60).state == "cancelled"
+    assert_nothing_half_written(stuck, whole, table=False)
     assert wait_for_end(behind).state == "done"
     assert is_gone(worker) and read_status(behind).process[0] != worker
     queue.shutdown()
@@ -232,4 +221,4 @@ def test_a_disk_that_fills_up_while_saving_leaves_no_model(queue, make, whole, t
     status = wait_for_end(experiment)
     assert (status.state, status.error["code"]) == ("failed", "disk_write")
     assert status.error["message"].startswith(f"{experiment.model_folder} could not be written: ")
-    assert files_of(experiment) == whole
+    assert_nothing_half_written(experiment, whole, table=True)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,7 @@ from pruning.runs.jobs import JobQueue
 from pruning.runs.status import read_status
 from tests.runs.quick_runs import (
     STEPS_THAT_RUN,
+    assert_nothing_half_written,
     clumsy_worker,
     files_of,
     is_gone,
@@ -25,7 +28,7 @@ ADVICE = (
     "The worker process died (killed by the system, as happens when memory runs out). If memory ran out, lower "
     "gradient_batch_size or seq_len, or choose a smaller model; then start again."
 )
-AFTER_TABLE = STEPS_THAT_RUN.index("group_table") + 1
+TABLE = STEPS_THAT_RUN.index("group_table")
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +62,7 @@ def test_killed_in_each_step_it_is_reported_and_a_second_try_succeeds(queue, mak
     status = wait_for_end(experiment)
     assert (status.state, status.step, status.error["message"]) == ("failed", step, ADVICE)
     assert is_gone(status.process[0])
-
-    left = files_of(experiment)
-    assert left <= whole
-    assert ("global_group_table.csv" in left) == (STEPS_THAT_RUN.index(step) >= AFTER_TABLE)
-    if "global_group_table.csv" in left:
-        assert len(experiment.read_table().order) == 5 * (4 + 24)
-    experiment.metrics()
+    assert_nothing_half_written(experiment, whole, table=STEPS_THAT_RUN.index(step) > TABLE)
 
     experiment.write_settings(experiment.settings | {"save_model": False})
     queue.submit("global", experiment)
@@ -81,7 +78,7 @@ def test_killed_while_the_model_is_written_or_checked_no_model_stays(queue, make
     queue.submit("global", experiment)
     status = wait_for_end(experiment)
     assert (status.step, status.error["code"]) == ("save", "worker_died")
-    assert files_of(experiment) == whole
+    assert_nothing_half_written(experiment, whole, table=True)
 
 
 def test_jobs_behind_a_killed_one_still_run(queue, make):
@@ -105,6 +102,7 @@ def test_a_worker_that_dies_with_nothing_to_do_is_replaced_without_a_word(queue,
 def test_a_zip_that_was_being_packed_is_removed(queue, make):
     experiment = make()
     experiment.model_folder.mkdir()
+    experiment.path("pruning_analysis.csv").touch()
     for name in ("README.md", "model.safetensors"):
         experiment.path("model", name).write_bytes(os.urandom(1000))
     before = files_of(experiment)
@@ -139,9 +137,6 @@ if sys.argv[2] == "waits":
 @pytest.fixture
 def serve(make, tmp_path):
     """Starts a process that submits a long job, and gives it, its worker and the experiment once the job runs."""
-    import subprocess
-    import sys
-
     (tmp_path / "long.txt").write_text("x = 1\n" * 200_000)
     experiment = make(num_samples=10**5, seq_len=2, gradient_batch_size=1, corpus=str(tmp_path / "long.txt"))
 
@@ -155,7 +150,7 @@ def serve(make, tmp_path):
 
 def test_a_server_that_stops_cancels_its_job_and_does_not_wait_for_its_end(serve):
     server, worker, experiment = serve("ends")
-    assert server.wait(timeout=30) == 0
+    assert server.wait(timeout=60) == 0
     assert read_status(experiment).state == "cancelled"
     wait_until(lambda: is_gone(worker))
 
@@ -164,6 +159,6 @@ def test_a_worker_does_not_outlive_a_server_that_was_killed(serve):
     server, worker, experiment = serve("waits")
     server.send_signal(signal.SIGKILL)
     server.wait()
-    wait_until(lambda: is_gone(worker), seconds=30)
+    wait_until(lambda: is_gone(worker), seconds=60)
     assert read_status(experiment).state == "cancelled"
     assert not experiment.has("global_group_table.csv")
