@@ -16,7 +16,7 @@ _CODE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("model"{trust})
 model = AutoModelForCausalLM.from_pretrained("model"{trust})
-inputs = tokenizer("def ", return_tensors="pt")
+inputs = tokenizer("def", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0]))
 """
 

@@ -17,9 +17,8 @@ _REMEMBERED, _SHOWN_FOR = "plan_values", "plan_values_shown_for"
 
 def show(experiment: Experiment, num_layers: int) -> dict:
     """Draws the controls and returns the settings they stand for."""
-    # The key carries the depth: a slider whose limits change would fall back to its default and take the URL with it.
-    layers_key = f"layers{num_layers}"
-    _bring_back(("ratio", "basis", "protect", "empty", layers_key), experiment, layers_key)
+    layers_key = _layers_key(num_layers)
+    _bring_back(("ratio", "basis", "protect", "empty", layers_key), experiment, num_layers)
     st.markdown(f"**{t('plan.group.target')}**")
     ratio = st.slider(
         t("setting.pruning_ratio"),
@@ -76,20 +75,39 @@ def show(experiment: Experiment, num_layers: int) -> dict:
     )
 
 
-def _bring_back(keys: tuple[str, ...], experiment: Experiment, layers_key: str) -> None:
+def _bring_back(keys: tuple[str, ...], experiment: Experiment, num_layers: int) -> None:
     """Gives the widgets the values they had for this experiment, or those of its saved plan.
 
     What the URL names wins when the app is opened, and what stands on the screen until another experiment is opened.
     """
+    layers_key = _layers_key(num_layers)
     opened = st.session_state.get(_SHOWN_FOR) is None
     switched = not opened and st.session_state[_SHOWN_FOR] != experiment.name
     st.session_state[_SHOWN_FOR] = experiment.name
     values = st.session_state.get(_REMEMBERED, {}).get(experiment.name)
     if values is None:
-        values = _saved_values(experiment, layers_key) if experiment.is_planned else {}
+        values = _default_values(layers_key, num_layers)
+        if experiment.is_planned:
+            values |= _saved_values(experiment, layers_key)
     for key in keys:
         if key in values and (switched or (key not in st.session_state and key not in st.query_params)):
             st.session_state[key] = values[key]
+
+
+def _layers_key(num_layers: int) -> str:
+    """Carries the depth: a slider whose limits change would fall back to its default and take the URL with it."""
+    return f"layers{num_layers}"
+
+
+def _default_values(layers_key: str, num_layers: int) -> dict:
+    cut_range = default_cut_range(num_layers)
+    return {
+        "ratio": SETTINGS["pruning_ratio"].default,
+        "basis": SETTINGS["ratio_basis"].default,
+        layers_key: (cut_range.start, cut_range.stop - 1),
+        "protect": "",
+        "empty": False,
+    }
 
 
 def _saved_values(experiment: Experiment, layers_key: str) -> dict:

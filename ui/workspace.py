@@ -46,8 +46,12 @@ def chosen_model() -> str:
 
 
 def choose_model(base_model: str) -> None:
+    """Makes this the chosen model; draws the screen again when it was another one, so that the sidebar says so too."""
+    changed = st.session_state[MODEL_KEY] != base_model
     st.session_state[MODEL_KEY] = base_model
     st.query_params[MODEL_KEY] = base_model
+    if changed:
+        st.rerun()
 
 
 def remember_token(token: str) -> None:
