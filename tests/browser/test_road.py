@@ -20,7 +20,7 @@ ATTENTION_GROUP_COST, MLP_CHANNEL_COST = 10_240, 384
 RATIO, NAMED_LAYER = 0.30, 17
 SPARED_LAYERS = (0, 1, 2, NAMED_LAYER, 30, 31)  # by default the first 3 and last 2, and the one named here
 BYTES_PER_PARAMETER = 2  # the demo model is stored as bfloat16
-EVAL_WINDOWS = 64
+EVAL_WINDOWS = 32
 
 
 @pytest.mark.timeout(900)
@@ -289,7 +289,8 @@ def assert_four_query_heads_per_kv_head(home: Path, layers: list[dict]) -> None:
 
 
 def first_experiment(output_root: Path) -> Path:
-    return min(output_root.iterdir(), key=lambda folder: len(folder.name))
+    """The one that was named by the app; a branch of it has a longer name."""
+    return min(output_root.glob("demo-taylor-*"), key=lambda folder: len(folder.name))
 
 
 # what a plan means ----------------------------------------------------------------------------------------------------
