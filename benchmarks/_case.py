@@ -120,7 +120,7 @@ def _random_model(head_dim: int, attention: str):
         head_dim=head_dim,
     )
     torch.manual_seed(0)
-    implementation = resolve_attention(attention, torch.device("cpu"), head_dim)
+    implementation = resolve_attention(attention, torch.device("cpu"), head_dim, torch.float32)
     return AutoModelForCausalLM.from_config(config, attn_implementation=implementation).eval()
 
 
