@@ -426,6 +426,7 @@ def test_ctrl_c_stops_a_run_and_says_so(source, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background ignore it
     )
     experiment = Experiment(tmp_path / "log" / "run")
     wait_until(lambda: experiment.has("job.json") and read_status(experiment).done > 0)

@@ -226,6 +226,8 @@ def end_with(parent: int) -> None:
         time.sleep(_CANCEL_PATIENCE)
         os._exit(1)
 
+    # A server started in the background of a shell ignores SIGINT, and its children with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, daemon=True).start()
 
 
