@@ -1,5 +1,6 @@
 # make app     set up and open the app on http://localhost:8501
 # make test    set up and run every test
+# make test-gguf  also build llama.cpp, and hold exported GGUF files against it
 # make lint    check the code's form
 # make clean   remove the environment and caches; experiments in prune_log/ stay
 #
@@ -15,9 +16,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 APP_READY := $(VENV)/.requirements
 TESTS_READY := $(VENV)/.requirements-dev
+GGUF_READY := $(VENV)/.requirements-gguf
 RETRY := make $(or $(MAKECMDGOALS),app)
 
-.PHONY: app test lint clean check-port check-chromium
+.PHONY: app test test-gguf lint clean check-port check-chromium
 .DELETE_ON_ERROR:
 
 app: $(APP_READY) check-port
@@ -27,6 +29,9 @@ app: $(APP_READY) check-port
 # One math thread per worker: more only fight over the cores.
 test: $(TESTS_READY) check-chromium
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -n $(WORKERS) --dist loadfile -rs $(PYTEST_ARGS)
+
+test-gguf: $(GGUF_READY) $(TESTS_READY)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/export/test_llama_cpp.py $(PYTEST_ARGS)
 
 lint: $(TESTS_READY)
 	"$(PY)" -m ruff check .
@@ -46,6 +51,11 @@ $(APP_READY): requirements.txt
 $(TESTS_READY): requirements-dev.txt $(APP_READY)
 	@echo "Installing what the tests need into $(VENV)."
 	@"$(PY)" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch "$@"
+
+$(GGUF_READY): requirements-gguf.txt $(APP_READY)
+	@echo "Building llama.cpp, which takes about ten minutes and needs a C++ compiler."
+	@"$(PY)" -m pip install --disable-pip-version-check -r requirements-gguf.txt
 	@touch "$@"
 
 # An environment that is there and works is kept; one left half-made, or whose Python is gone, is made anew.

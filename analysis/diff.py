@@ -8,7 +8,7 @@ One row per matrix; a bias counts with its matrix. Knows nothing about torch or 
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -37,6 +37,17 @@ _KINDS = {"embed_tokens": EMBEDDING, "lm_head": EMBEDDING} | {
 _INPUT_SIDE, _OUTPUT_SIDE = 1, 0
 
 
+CHECK_SENTENCES = {
+    "check.whole": "Blocks that the plan spares kept every size ({layers} layers)",
+    "check.ratio": "Query heads per KV head are as before ({layers} layers)",
+    "check.sides": "Sides that meet are equally long ({layers} layers)",
+    "check.planned": "Every layer has the sizes that the plan gives it ({layers} layers)",
+    "check.total": "Parameters after the cut: {found}; the plan says {expected}",
+    "check.others": "Tensors beside those of the planned model: {found}",
+    "check.at_fault": "{said}; at fault: layers {layers}",
+}
+
+
 @dataclass(frozen=True)
 class Tensor:
     """Shape and bytes of one tensor."""
@@ -60,6 +71,16 @@ class Check:
     passed: bool
     values: dict
     layers: tuple[int, ...] = ()
+
+    def sentence(self, t: Callable[..., str] | None = None) -> str:
+        """The fact in the words of `t` (default: English), and which layers are at fault."""
+        t = t or _english
+        said = t(self.key, **self.values)
+        return t("check.at_fault", said=said, layers=", ".join(map(str, self.layers))) if self.layers else said
+
+
+def _english(key: str, **values) -> str:
+    return CHECK_SENTENCES[key].format(**values)
 
 
 def matrix_table(plan: PruningPlan, bytes_per_parameter: float) -> pd.DataFrame:
@@ -90,10 +111,14 @@ def actual_matrix_table(before: CheckpointHeader, after: CheckpointHeader, plan:
     for name in plan.shape.tensor_shapes():
         if name not in before.tensors:
             raise PruningError("weights_missing", name=name, more="")
-        cut = tensor_cut(name, plan)
-        new_name = cut.name if cut else _name_after(name, plan)
-        pairs.append((name, _from_header(before, name), _from_header(after, new_name)))
+        pairs.append((name, _from_header(before, name), _from_header(after, _name_after(name, plan))))
     return _table(pairs)
+
+
+def other_tensors(after: CheckpointHeader, plan: PruningPlan) -> tuple[str, ...]:
+    """Tensors of the cut model that stand in no row of its matrix table, as those of a layer too many."""
+    in_table = {_name_after(name, plan) for name in plan.shape.tensor_shapes()}
+    return tuple(sorted(after.unexpected_names(in_table, plan.shape.tie_word_embeddings)))
 
 
 def layer_table(plan: PruningPlan, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -135,11 +160,12 @@ def layer_table(plan: PruningPlan, matrices: pd.DataFrame | None = None) -> pd.D
     return table
 
 
-def checks(plan: PruningPlan, matrices: pd.DataFrame) -> list[Check]:
+def checks(plan: PruningPlan, matrices: pd.DataFrame, others: Sequence[str] | None = None) -> list[Check]:
     """What must hold after a cut, checked on a matrix table, predicted or actual.
 
     Keys: `check.whole` (blocks without a cut kept every size), `check.ratio` (query heads : KV heads is unchanged),
-    `check.sides` (sides that meet are equally long), `check.planned` (each layer has the planned sizes), `check.total`.
+    `check.sides` (sides that meet are equally long), `check.planned` (each layer has the planned sizes), `check.total`;
+    where `others` (see `other_tensors`) are known, `check.others` (there are none).
     """
     sides = _sides_by_layer(matrices)
     results = [
@@ -149,7 +175,15 @@ def checks(plan: PruningPlan, matrices: pd.DataFrame) -> list[Check]:
         _layer_check("check.planned", sides, lambda i: _sizes_are_planned(plan, i, sides)),
     ]
     found, expected = int(matrices["params_after"].sum()), plan.shape_after.parameters
-    return [*results, Check("check.total", found == expected, {"found": f"{found:,}", "expected": f"{expected:,}"})]
+    results.append(Check("check.total", found == expected, {"found": f"{found:,}", "expected": f"{expected:,}"}))
+    if others is not None:
+        results.append(Check("check.others", not others, {"found": _first_of(others)}))
+    return results
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"{names[0]}{more}" if names else "none"
 
 
 # the table ------------------------------------------------------------------------------------------------------------
@@ -190,7 +224,9 @@ def _cut_shape(shape: tuple[int, ...], cut: TensorCut) -> tuple[int, ...]:
 
 
 def _name_after(name: str, plan: PruningPlan) -> str | None:
-    """Where a removed tensor would stand if it were still there; None in a deleted layer."""
+    """The name of a tensor in the cut model, a removed one's too if it were still there; None in a deleted layer."""
+    if (cut := tensor_cut(name, plan)) is not None:
+        return cut.name
     _, _, layer_idx, inner = name.split(".", 3)
     if int(layer_idx) not in plan.kept_layers:
         return None
@@ -218,7 +254,7 @@ def _sides_by_layer(matrices: pd.DataFrame) -> Sides:
 
 def _layer_check(key: str, sides: Sides, holds: Callable[[int], bool]) -> Check:
     faulty = tuple(index for index in sides if not holds(index))
-    return Check(key, not faulty, {"layers": len(sides), "faulty": ", ".join(map(str, faulty)) or REMOVED}, faulty)
+    return Check(key, not faulty, {"layers": len(sides)}, faulty)
 
 
 def _modules(kind: str) -> list[str]:

@@ -1,6 +1,8 @@
 """One measurement in a process of its own: memory allocator, waiting threads and peak memory belong to a process.
 
 run_alone(Case(...), environment)  ->  python -m benchmarks._case '{...}'  ->  one line of JSON  ->  Measured
+
+Work is either a bare pass (`BARE`, `FORWARD`: what any user of the model would write) or a method of importance by its name.
 """
 
 import json
@@ -11,9 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-BARE, TAYLOR, FORWARD = "bare", "taylor", "forward"
+BARE, FORWARD = "bare forward + backward", "bare forward"
+LAYER_METHOD = "activation"
 DEMO = "demo"
 _OF_THE_PROCESS = ("MALLOC_", "OMP_", "GOMP_")
 _RESET_PEAK = "5"  # proc(5), clear_refs
@@ -55,7 +59,7 @@ def run_alone(case: Case, environment: dict[str, str]) -> Measured:
 
 def measure(case: Case) -> Measured:
     """Measures in this process, which has done nothing else before."""
-    from pruning.model.importance import group_parameters
+    from pruning.model.grouped_parameters import grouped_parameters
     from pruning.planning.shape import ModelShape
 
     model = _demo_model(case.attention) if case.model == DEMO else _random_model(int(case.model), case.attention)
@@ -71,27 +75,35 @@ def measure(case: Case) -> Measured:
         for name in case.work if index % 2 == 0 else case.work[::-1]:  # neither always follows the other
             rows[name].append(_timed(work[name], samples))
     seconds, cpu_seconds, page_faults = ({name: [row[i] for row in rows[name]] for name in rows} for i in range(3))
-    gradient_bytes = sum(p.nbytes for _, p, _ in group_parameters(model, shape))
+    gradient_bytes = sum(g.parameter.nbytes for g in grouped_parameters(model, shape))
     return Measured(seconds, cpu_seconds, page_faults, _memory("VmHWM") - held_before, gradient_bytes, _describe(model, shape))
 
 
 def _work(model, shape, batch_size: int) -> dict[str, Callable]:
     import torch
 
-    from pruning.model.importance import gradients_for, group_parameters, summed_loss, taylor
+    from pruning.model.grouped_parameters import grouped_parameters
+    from pruning.model.importance import IMPORTANCE_METHODS
+    from pruning.model.layer_importance import measure_layers
+    from pruning.model.loss import Calibration, gradients_for
 
     def bare(samples: torch.Tensor) -> None:
-        with gradients_for(model, [parameter for _, parameter, _ in group_parameters(model, shape)]):
+        with gradients_for(model, [g.parameter for g in grouped_parameters(model, shape)]):
             for batch in samples.split(batch_size):
-                logits = model(input_ids=batch, use_cache=False).logits[:, :-1]
-                torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
+                model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
 
     @torch.inference_mode()
     def forward(samples: torch.Tensor) -> None:
         for batch in samples.split(batch_size):
-            summed_loss(model, batch)
+            model(input_ids=batch, use_cache=False)
 
-    return {BARE: bare, TAYLOR: lambda samples: taylor(model, shape, samples, batch_size), FORWARD: forward}
+    def groups(method: str, samples: torch.Tensor) -> None:
+        IMPORTANCE_METHODS[method](model, shape, Calibration(samples, batch_size))
+
+    def layers(samples: torch.Tensor) -> None:
+        measure_layers(LAYER_METHOD, model, samples, batch_size)
+
+    return {BARE: bare, FORWARD: forward, LAYER_METHOD: layers} | {name: partial(groups, name) for name in IMPORTANCE_METHODS}
 
 
 def _demo_model(attention: str):

@@ -1,11 +1,12 @@
-"""Time and memory of `taylor` against a bare forward + backward over the same batches; with flags, what settings rest on.
+"""Time and memory of every importance method against its bare pass over the same batches; with flags, what settings rest on.
 
-    (no flag)      taylor / bare: seconds, ratio, peak memory              demo model
+    (no flag)      method / bare pass: wall and CPU seconds, peak memory   demo model
     --attention    eager / sdpa                                            demo model, random models of larger heads
     --processes    memory allocator and waiting threads, with and without a busy neighbour
 
-Everything is measured in fresh processes that are set up as the app's worker is. Bare: the model's forward, cross entropy,
-`backward`, gradients added up over the batches for the same parameters.
+Everything is measured in fresh processes that are set up as the app's worker is. Bare passes are what a user of the model
+writes: `model(input_ids)` with its logits in inference mode, or `model(input_ids, labels).loss.backward()`, gradients added
+up over the batches for the parameters that groups are made of.
 """
 
 import argparse
@@ -15,15 +16,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 from pruning.runs.environment import WORKER_ENVIRONMENT
 
-from ._case import BARE, DEMO, FORWARD, TAYLOR, Case, Measured, run_alone
+from ._case import BARE, DEMO, FORWARD, LAYER_METHOD, Case, Measured, run_alone
+from ._flags import add_names
 
-_NAMES = {BARE: "bare forward + backward", TAYLOR: "taylor", FORWARD: "forward"}
-_BOUND = 1.2
+TAYLOR = "taylor"
 _LARGER_HEAD_DIMS = ("64", "128")
 _PROCESSES = {
     "as the system sets it": {},
@@ -34,18 +35,41 @@ _PROCESSES = {
 }
 
 
+@dataclass(frozen=True)
+class _Bound:
+    """At most `limit` times the bare pass in wall seconds; without one, at most `limit` seconds."""
+
+    bare: str | None
+    limit: float
+
+
+BOUNDS = {
+    "wanda": _Bound(FORWARD, 1.25),
+    LAYER_METHOD: _Bound(FORWARD, 1.25),
+    "taylor": _Bound(BARE, 1.25),
+    "taylor_2nd": _Bound(BARE, 1.25),
+    "gate": _Bound(BARE, 1.0),
+    "fisher": _Bound(BARE, 1.0),
+    "l1": _Bound(None, 1.0),
+    "l2": _Bound(None, 1.0),
+}
+_MEMORY_BOUND = 1.1  # times the peak of the bare forward + backward
+_MEMORY_BATCHES, _MEMORY_PROCESSES = 4, 3
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=128, help="windows (default 128)")
     parser.add_argument("--seq_len", type=int, default=128, help="tokens of each (default 128)")
     parser.add_argument("--batch_size", type=int, default=8, help="windows per batch (default 8)")
     parser.add_argument("--runs", type=int, default=5, help="of each, in turn; medians are shown (default 5)")
+    add_names(parser, "--methods", BOUNDS)
     parser.add_argument("--attention", action="store_true", help="compare the attention implementations instead")
     parser.add_argument("--processes", action="store_true", help="compare ways to set up the process instead")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the figures of the section asked for."""
-    case = Case((BARE, TAYLOR), samples=args.samples, seq_len=args.seq_len, batch_size=args.batch_size, runs=args.runs)
+    case = Case((TAYLOR,), samples=args.samples, seq_len=args.seq_len, batch_size=args.batch_size, runs=args.runs)
     print(f"python {platform.python_version()}, {os.cpu_count()} cores, load before the start {os.getloadavg()[0]:.1f}")
     print(f"{case.samples} x {case.seq_len} random tokens in batches of {case.batch_size}")
     if args.attention:
@@ -53,36 +77,50 @@ def run(args: argparse.Namespace) -> None:
     elif args.processes:
         _compare_processes(case)
     else:
-        _taylor_against_bare(case)
+        _methods_against_bare(replace(case, work=(FORWARD, BARE, *args.methods)))
 
 
-def _taylor_against_bare(case: Case) -> None:
+def _methods_against_bare(case: Case) -> None:
     timed = run_alone(case, WORKER_ENVIRONMENT)
     print(f"demo model: {timed.description}\n")
-    print(f"time, median of {case.runs} interleaved runs in one process (lowest to highest; seconds on all cores together):")
+    print(f"time, median of {case.runs} interleaved runs in one process (lowest to highest); load {os.getloadavg()[0]:.1f}:")
+    wall, cpu = ({work: median(of[work]) for work in case.work} for of in (timed.seconds, timed.cpu_seconds))
+    print(f"  {'':24s}{'wall s':>9s}{'':20s}{'CPU s':>8s}{'/ bare':>8s}{'CPU / bare':>11s}  bound (of wall seconds)")
     for work in case.work:
-        seconds, cpu_seconds = timed.seconds[work], median(timed.cpu_seconds[work])
-        spread = f"{min(seconds):.2f} to {max(seconds):.2f}; CPU {cpu_seconds:.2f}"
-        print(f"  {_NAMES[work]:24s}{median(seconds):8.2f} s  ({spread})  {case.samples / median(seconds):6.1f} samples/s")
-    wall, cpu = (median(figures[TAYLOR]) / median(figures[BARE]) for figures in (timed.seconds, timed.cpu_seconds))
-    print(f"  ratio {wall:.3f}  (bound {_BOUND}); of CPU seconds, which a busy machine changes less, {cpu:.3f}\n")
-    print(f"peak memory beyond the loaded model, median of {case.runs} fresh processes each:")
-    peaks = _peaks(replace(case, runs=1), case.runs)
-    for work, values in peaks.items():
-        print(
-            f"  {_NAMES[work]:24s}{median(values) / 2**20:8.1f} MiB  ({min(values) / 2**20:.1f} to {max(values) / 2**20:.1f})"
-        )
-    print(f"  ratio {median(peaks[TAYLOR]) / median(peaks[BARE]):.3f}  (bound 1.1)")
-    print(f"  {'one set of gradients':24s}{timed.gradient_bytes / 2**20:8.1f} MiB of it")
+        spread = f"({min(timed.seconds[work]):.2f} to {max(timed.seconds[work]):.2f})"
+        figures = f"  {work:24s}{wall[work]:9.3f}  {spread:18s}{cpu[work]:8.3f}"
+        print(figures + (_verdict(work, wall, cpu) if work in BOUNDS else ""))
+    _compare_memory(case)
+    print(f"  {'one set of gradients':24s}{timed.gradient_bytes / 2**20:9.1f} of it")
 
 
-def _peaks(case: Case, processes: int) -> dict[str, list[int]]:
-    """Peak bytes of each kind of work, each in processes of its own."""
+def _verdict(method: str, wall: dict[str, float], cpu: dict[str, float]) -> str:
+    bound = BOUNDS[method]
+    if bound.bare is None:
+        return f"{'':19s}  {_pass(wall[method] <= bound.limit)}  at most {bound.limit:.0f} s"
+    ratios = [seconds[method] / seconds[bound.bare] for seconds in (wall, cpu)]
+    return f"{ratios[0]:8.3f}{ratios[1]:11.3f}  {_pass(ratios[0] <= bound.limit)}  at most {bound.limit:.2f} x {bound.bare}"
+
+
+def _compare_memory(case: Case) -> None:
+    """A fresh process for each kind of work; a peak is reached within a few batches."""
+    few = replace(case, samples=min(case.samples, _MEMORY_BATCHES * case.batch_size), runs=1)
     peaks = {work: [] for work in case.work}
-    for _ in range(processes):
+    for _ in range(min(case.runs, _MEMORY_PROCESSES)):
         for work in case.work:
-            peaks[work].append(run_alone(replace(case, work=(work,)), WORKER_ENVIRONMENT).peak_bytes)
-    return peaks
+            peaks[work].append(run_alone(replace(few, work=(work,)), WORKER_ENVIRONMENT).peak_bytes)
+    processes = len(peaks[BARE])
+    print(f"\npeak memory beyond the loaded model, {few.samples} samples, median of {processes} fresh processes each:")
+    print(f"  {'':24s}{'MiB':>9s}{'':20s}{'/ forward + backward':>20s}  bound")
+    for work, values in peaks.items():
+        spread = f"({min(values) / 2**20:.1f} to {max(values) / 2**20:.1f})"
+        ratio = median(values) / median(peaks[BARE])
+        verdict = f"{ratio:20.3f}  {_pass(ratio <= _MEMORY_BOUND)}  at most {_MEMORY_BOUND}" if work in BOUNDS else ""
+        print(f"  {work:24s}{median(values) / 2**20:9.1f}  {spread:18s}{verdict}")
+
+
+def _pass(holds: bool) -> str:
+    return "pass" if holds else "MISS"
 
 
 def _compare_attention(case: Case) -> None:

@@ -1,7 +1,10 @@
-"""How fast the Plan page answers a slider at Llama-3-8B size: plan, numbers of all charts, figures.
+"""How fast the Plan page answers any change at Llama-3-8B size: plan, the five figures with their numbers, their JSON.
+
+    settings -> plan_from_settings -> five figures (their numbers included) -> JSON, as it goes to the browser
 
 Shape from the model's config, random scores: no weight is read, and time does not depend on what the scores are. Every
-number printed was measured in this run. Knows nothing about streamlit: transfer to the browser and drawing there are extra.
+strategy answers changes of mixed settings: ratio, protection, split, rates, floors, multiples, groups kept by hand. Knows
+nothing about streamlit: transfer to the browser and drawing there are extra.
 """
 
 import argparse
@@ -9,17 +12,20 @@ import json
 import os
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import plotly
 
-from analysis import charts, diff
-from pruning.planning.allocation import Floors, Protection, allocate_global
+from analysis import charts
+from pruning.errors import PruningError
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
-from pruning.planning.plan import PruningPlan
+from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.shape import ModelShape
+from pruning.runs.planner import plan_from_settings
+from pruning.settings import resolve
 
 LLAMA_3_8B = {
     "model_type": "llama",
@@ -30,35 +36,69 @@ LLAMA_3_8B = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
-_SMALLEST, _LARGEST = 0.02, 0.6  # the slider's way; 60 % is near the largest ratio under default protection
+STRATEGIES = {
+    "global, auto": {"strategy": "global"},
+    "global, fixed split": {"strategy": "global", "pruning_distribution": ("1:9", "2:8", "3:7")},
+    "layer, inverse": {"strategy": "layer", "pruning_strategy": "inverse"},
+    "layer, match_target": {"strategy": "layer", "pruning_strategy": "inverse", "match_target": True},
+    "uniform": {"strategy": "uniform"},
+}
+_RATIOS = (0.02, 0.45)  # the slider's way
+_OFTEN_DEFAULT = 0.6  # a change touches few settings: each of the others keeps its default this often
+_SCATTERED = ",".join(f"15m{channel}" for channel in range(0, 5000, 10))  # as a person gets who picks them in a chart
+_EVERY_STRATEGY = {"mlp_multiple": (64, 128, 256), "keep_groups": ("3a1,5m20-29", "12m0-999,17a7", _SCATTERED)}
+_PROTECTED = {"protected_layers": ("7", "10-12,20", "none"), "freeze_top_n_layers": (1, 3, 6)}
+_LAYERWISE = {
+    "importance_weight": (0.3, 1.5, 3.0),
+    "layer_min_pruning_rate": (0.0, 0.05, 0.25),
+    "layer_max_pruning_rate": (0.6, 0.8, 0.95),
+}
+_SPLIT = {"pruning_distribution": ("0:10", "1:9", "5:5")}
+_MIXED = {
+    "global": _EVERY_STRATEGY | _PROTECTED,
+    "layer": _EVERY_STRATEGY | _PROTECTED | _LAYERWISE | _SPLIT,
+    "uniform": _EVERY_STRATEGY | _SPLIT,
+}
+_MEDIAN_BOUND, _WORST_BOUND = 100, 150  # milliseconds
 _TEXT_FOLDER = Path(__file__).parent.parent / "ui" / "text"
 
 
+@dataclass(frozen=True)
+class Change:
+    """Milliseconds of one answer."""
+
+    plan: float
+    figures: float
+    json: float
+
+    @property
+    def total(self) -> float:
+        return self.plan + self.figures + self.json
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--positions", type=int, default=50, help="slider positions (default 50)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random scores (default 0)")
+    parser.add_argument("--changes", type=int, default=50, help="changes for each strategy (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of scores and changes (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints median and worst milliseconds per slider change, and what the first one costs on top."""
-    table = random_table(ModelShape.from_config(LLAMA_3_8B), args.seed)
-    protection, texts = Protection.resolve(table.shape.num_layers), english_texts()
-    first = _timed(lambda: (table.order, table.block_in_order, table.rank_in_order))[0]
-    times = {"plan": [], "chart numbers": [], "figures, numbers included": [], "figures as JSON": []}
-    _slider_change(table, protection, texts, _SMALLEST)  # imports inside plotly are not a slider's cost
-    for ratio in np.linspace(_SMALLEST, _LARGEST, args.positions):
-        for name, milliseconds in zip(times, _slider_change(table, protection, texts, float(ratio)), strict=True):
-            times[name].append(milliseconds)
+    """Prints median and worst milliseconds per change for each strategy, and what the first one costs on top."""
+    table, layers = random_table(ModelShape.from_config(LLAMA_3_8B), args.seed), random_layers(args.seed)
+    texts = english_texts()
     _print_basis(table)
-    print(f"first time only, sorting the table: {first:8.1f} ms")
-    print(f"per slider change, {args.positions} positions from {_SMALLEST:.0%} to {_LARGEST:.0%} of all parameters:")
-    plan, numbers, figures, as_json = times.values()
-    rows = times | {
-        "plan + chart numbers": np.add(plan, numbers),
-        "plan + figures + JSON": np.add(np.add(plan, figures), as_json),
-    }
-    for name, milliseconds in rows.items():
-        print(f"  {name:26s} median {np.median(milliseconds):7.1f} ms   worst {np.max(milliseconds):7.1f} ms")
+    first = _timed(lambda: (table.order, table.block_in_order, table.rank_in_order))[0]
+    print(f"first time only, sorting the table: {first:.1f} ms")
+    _answer(table, layers, texts, resolve({}))  # imports inside plotly are not a change's cost
+    print(f"\n{args.changes} changes of mixed settings for each strategy, milliseconds, median (worst):")
+    columns = "".join(f"{part:>18s}" for part in ("plan", "figures", "JSON", "whole change"))
+    print(f"  {'':22s}{columns}   < {_MEDIAN_BOUND} ({_WORST_BOUND})")
+    for name in STRATEGIES:
+        changes, slowest = _measure(name, table, layers, texts, args)
+        parts = ([getattr(change, part) for change in changes] for part in ("plan", "figures", "json", "total"))
+        cells = "".join(f"{f'{np.median(times):.1f} ({max(times):.1f})':>18s}" for times in parts)
+        whole = [change.total for change in changes]
+        holds = np.median(whole) < _MEDIAN_BOUND and max(whole) < _WORST_BOUND
+        print(f"  {name:22s}{cells}   {'pass' if holds else f'MISS, slowest: {str(slowest)[:200]}'}")
 
 
 def random_table(shape: ModelShape, seed: int) -> GroupTable:
@@ -66,6 +106,11 @@ def random_table(shape: ModelShape, seed: int) -> GroupTable:
     random, groups = np.random.default_rng(seed), GroupIndex(shape)
     block_scale = np.repeat(random.lognormal(0, 1, len(groups.block_sizes)), groups.block_sizes)
     return GroupTable(shape, random.lognormal(0, 1, groups.size) * groups.cost * block_scale, {"method": "random"})
+
+
+def random_layers(seed: int) -> LayerImportance:
+    importance = np.random.default_rng(seed).lognormal(0, 1, LLAMA_3_8B["num_hidden_layers"])
+    return LayerImportance("random", importance, None, {})
 
 
 def english_texts() -> dict[str, str]:
@@ -76,37 +121,53 @@ def english_texts() -> dict[str, str]:
     return texts
 
 
-def _slider_change(table: GroupTable, protection: Protection, texts: dict, ratio: float) -> tuple[float, ...]:
-    """Milliseconds of one slider change: plan, chart numbers, figures, their JSON."""
-    floors = Floors()
-    settings = {"pruning_ratio": ratio}
-    plan_time, plan = _timed(lambda: allocate_global(table, ratio, protection, floors, settings=settings))
-    numbers_time, _ = _timed(lambda: _chart_numbers(table, plan, protection, floors))
-    fresh = PruningPlan(plan.shape, plan.kept, plan.remove_empty_layers, plan.fingerprint, plan.settings)  # nothing cached
-    figures_time, figures = _timed(lambda: _figures(table, fresh, protection, floors, texts))
-    json_time, _ = _timed(lambda: [figure.to_json() for figure in figures])
-    return plan_time, numbers_time, figures_time, json_time
+def _measure(name: str, table: GroupTable, layers: LayerImportance, texts: dict, args) -> tuple[list[Change], dict]:
+    """The changes of one strategy, and the settings of the slowest."""
+    random = np.random.default_rng(args.seed)
+    changes: list[Change] = []
+    given_for: list[dict] = []
+    while len(changes) < args.changes:
+        given = _mixed(STRATEGIES[name], random)
+        strategy = given.pop("strategy")
+        try:
+            changes.append(_answer(table, layers, texts, resolve(given, strategy)))
+        except PruningError:  # such a mix has no plan: the page says so instead of drawing
+            continue
+        given_for.append(given)
+    slowest = max(range(len(changes)), key=lambda i: changes[i].total)
+    return changes, given_for[slowest]
 
 
-def _chart_numbers(table: GroupTable, plan: PruningPlan, protection: Protection, floors: Floors) -> tuple:
-    return (
-        charts.pruning_rates_data(plan, protection),
-        charts.score_curve_data(table, plan, protection, floors),
-        diff.layer_table(plan),
-        plan.kept_counts,
-    )
+def _mixed(fixed: dict, random: np.random.Generator) -> dict:
+    """Settings as a person might mix them: a ratio, and now and then each of the others."""
+    given = {"pruning_ratio": round(float(random.uniform(*_RATIOS)), 4)}
+    for setting, values in _MIXED[fixed["strategy"]].items():
+        if random.random() > _OFTEN_DEFAULT:
+            given[setting] = values[random.integers(len(values))]
+    for setting, value in fixed.items():
+        given[setting] = value[random.integers(len(value))] if isinstance(value, tuple) else value
+    return given
 
 
-def _figures(table: GroupTable, plan: PruningPlan, protection: Protection, floors: Floors, texts: dict) -> tuple:
+def _answer(table: GroupTable, layers: LayerImportance, texts: dict, settings: dict) -> Change:
+    """One change on the page; the plan is a new one each time, so nothing of it is cached."""
+
     def t(key: str, **values) -> str:
         return texts[key].format(**values)
 
-    return (
-        charts.pruning_rates(plan, protection, t),
-        charts.score_curve(table, plan, protection, t, floors),
-        charts.sparsity_bars(diff.layer_table(plan), plan, t),
-        charts.groups_cut(plan, t),
+    plan_time, planned = _timed(lambda: plan_from_settings(table, settings, layers))
+    plan, protection = planned.plan, planned.protection
+    figures_time, figures = _timed(
+        lambda: (
+            charts.pruning_rates(plan, protection, t, planned.rates),
+            charts.score_curve(table, plan, protection, t, planned.floors),
+            charts.groups_cut(plan, t),
+            charts.removed_parameters(plan, t),
+            charts.balance(plan, t),
+        )
     )
+    json_time, _ = _timed(lambda: [figure.to_json() for figure in figures])
+    return Change(plan_time, figures_time, json_time)
 
 
 def _timed(work) -> tuple[float, object]:

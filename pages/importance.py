@@ -1,14 +1,14 @@
-"""Importance: measure on calibration text, then see layers and groups."""
+"""Importance: measure layers and groups, then see which matter, how scores spread, and how far two methods agree."""
 
 import streamlit as st
 
-from analysis import charts
 from pruning.errors import PruningError
-from pruning.planning.allocation import Protection
-from pruning.planning.shape import ATTENTION, MLP
-from ui import calibration_form, job_panel, workspace
-from ui.page_frame import chart, explanation, heading
+from ui import calibration_form, importance_basis, importance_comparison, importance_results, job_panel, sections, workspace
+from ui.page_frame import heading
 from ui.translation import error_text, plain, t
+from ui.workspace import Measured
+
+SECTIONS = ("layers", "groups", "distribution", "methods")
 
 heading("importance")
 st.caption(t("importance.model", model=plain(workspace.chosen_model())))
@@ -19,30 +19,47 @@ active = job_panel.show(experiment, ("measure",)) if experiment else False
 with form:
     calibration_form.show(disabled=active)
 
-try:
-    found = workspace.measured()
-except PruningError as error:
-    st.error(error_text(error), icon=":material/error:")
-    st.stop()
+
+def measured() -> Measured | None:
+    """The open experiment; without the importance of layers when only that file is damaged, which is said."""
+    try:
+        return workspace.measured()
+    except PruningError as error:
+        st.error(error_text(error), icon=":material/error:")
+    try:
+        return Measured(experiment, experiment.read_table())
+    except PruningError:  # the table is what was damaged
+        return None
+
+
+@st.fragment
+def results(found: Measured) -> None:
+    """Only the section that is shown is computed."""
+    section = sections.pick("importance", SECTIONS)
+    if section == "layers":
+        importance_results.layers(found)
+    elif section == "groups":
+        importance_results.groups(found)
+    elif section == "distribution":
+        importance_results.distribution(found)
+    else:
+        importance_comparison.show(found, disabled=active)
+
+
+found = measured()
 if found is None:
-    if not active:
+    if not active and not (experiment and experiment.is_measured):
         st.info(t("importance.empty"), icon=":material/info:")
     st.stop()
 
-table, source = found.table, found.table.source
 st.subheader(t("importance.result", experiment=found.experiment.name))
-if "calibration" in source:
-    calibration = source["calibration"] | {"corpus": plain(source["calibration"]["corpus"])}
-    st.caption(t("importance.basis", method=source["method"], groups=len(table.order), **calibration))
+basis = importance_basis.of_groups(found.table)
+if basis is None:
+    st.warning(t("importance.basis_unknown", groups=len(found.table.order)), icon=":material/warning:")
 else:
-    st.warning(t("importance.basis_unknown", groups=len(table.order)), icon=":material/warning:")
-
-log = st.toggle(t("importance.log"), key="importance_log", bind="query-params")
-protection = Protection.resolve(table.shape.num_layers)
-chart(charts.layer_importance_bars(table, t, log, protection), "layer_importance", t("importance.layers.alt"))
-chart(charts.importance_heatmap(table, ATTENTION, t), "heatmap_attention", t("importance.attention.alt"))
-chart(charts.importance_heatmap(table, MLP, t), "heatmap_mlp", t("importance.mlp.alt"))
-
-layer = table.shape.layers[0]
-explanation("importance", attention=layer.attention_group_cost, mlp=layer.mlp_channel_cost, ratio=layer.num_key_value_groups)
+    st.caption(basis)
+if (other := importance_basis.taken_from(found.experiment)) is not None:
+    st.caption(t("importance.taken_over", experiment=plain(other)))
+results(found)
+importance_results.meaning(found)
 st.page_link(workspace.PAGES_FOLDER / "plan.py", label=t("importance.next"), icon=":material/arrow_forward:")

@@ -1,13 +1,11 @@
 """Model: choose one and see its sizes before any weight is read."""
 
-import psutil
 import streamlit as st
 
 from analysis import charts, size
 from pruning.errors import PruningError
 from pruning.model.model_source import DEMO
-from pruning.planning.memory import measuring_bytes
-from ui import workspace
+from ui import method_picker, workspace
 from ui.page_frame import chart, explanation, heading
 from ui.translation import error_text, t
 
@@ -73,8 +71,10 @@ left, right = st.columns([3, 2])
 with left:
     chart(charts.parameter_shares(shape, t), "parameter_shares", t("model.shares.alt"))
 with right:
+    components = size.component_table(shape)
+    components["component"] = [t(f"chart.kind.{name}") for name in components["component"]]
     st.dataframe(
-        size.component_table(shape),
+        components,
         hide_index=True,
         column_config={
             "component": st.column_config.TextColumn(t("table.component")),
@@ -92,15 +92,8 @@ with right:
         )
     )
 
-needed = measuring_bytes(shape, "taylor", bytes_per_parameter=4)
-present = psutil.virtual_memory().available
-st.markdown(
-    t(
-        "model.memory.fits" if needed < present else "model.memory.does_not_fit",
-        needed=size.readable(needed),
-        present=size.readable(present),
-    )
-)
+st.subheader(t("method.memory.title"))
+method_picker.memory_table(shape, bytes_per_parameter=4, tokens=method_picker.default_tokens())
 if not found.weights_checked:
     st.caption(t("model.unchecked"))
 explanation("model", ratio=layer.num_key_value_groups, heads=layer.num_attention_heads, kv_heads=layer.num_key_value_heads)

@@ -2,54 +2,98 @@
 
 import streamlit as st
 
-from analysis import charts, size
 from pruning.errors import PruningError
-from pruning.runs.planner import floors_from_settings, plan_from_settings, protection_from_settings
-from ui import group_table_view, plan_form, plan_saving
-from ui.page_frame import chart, explanation, heading, measured_or_stop
+from pruning.runs.planner import Planned, plan_from_settings
+from ui import (
+    fixed_plan,
+    group_table_view,
+    hand_changes,
+    job_panel,
+    named_plans,
+    plan_form,
+    plan_results,
+    plan_saving,
+    plan_upload,
+    sections,
+    trial_panel,
+)
+from ui.page_frame import explanation, heading, measured_or_stop
 from ui.translation import error_text, t
+from ui.workspace import Measured
+
+SECTIONS = ("groups", "preview", "sweep", "plans", "file")
+LAST_VALID = "last_valid_plan"
 
 heading("plan")
 found = measured_or_stop()
-table = found.table
+table, experiment = found.table, found.experiment
+active = job_panel.show(experiment, ("try",))
 
 
 @st.fragment
 def shape_plan() -> None:
     """Sliders and their charts: moving one redraws only these."""
-    controls, results = st.columns([1, 3], gap="medium")
+    controls, results = st.columns([3, 7], gap="medium")
+    problem = None
     with controls:
-        settings = plan_form.show(found.experiment, table.shape.num_layers)
-    with results:
         try:
-            plan = plan_from_settings(table, settings)
+            fixed_plan.open_first(found, plan_form.opened_by_link(table.shape.num_layers))
+            fixed_plan.open_waiting(found)
+            settings = plan_form.show(experiment, table.shape, found.layers is not None)
+            planned = plan_now(found, settings)
+            st.session_state[LAST_VALID] = experiment.name, planned
         except PruningError as error:
-            st.error(error_text(error), icon=":material/error:")
+            of, planned = st.session_state.get(LAST_VALID, (None, None))
+            problem, planned = error, planned if of == experiment.name else None
+    with results:
+        messages = st.container()  # always there, so that charts below it stay where they are
+        if problem is not None:
+            messages.error(error_text(problem), icon=":material/error:")
+        if planned is None:
             return
-        plan_strip(plan, settings)
-        protection = protection_from_settings(table.shape.num_layers, settings)
-        chart(charts.pruning_rates(plan, protection, t), "rates", t("plan.rates.alt"))
-        chart(charts.score_curve(table, plan, protection, t, floors_from_settings(settings)), "curve", t("plan.curve.alt"))
-        chart(charts.groups_cut(plan, t), "groups_cut_plan", t("plan.groups.alt"))
+        with messages:
+            fixed_plan_note()
+            if problem is not None:
+                st.caption(t("plan.last_valid"))
+            plan_results.sentences(found, planned)
+        plan_results.strip(planned.plan, found.bytes_per_parameter)
+        plan_results.show_charts(found, planned)
+    if problem is not None:
+        return
     with controls:
-        plan_saving.show(found, plan)
-    st.subheader(t("plan.table"))
-    group_table_view.show(table, plan, f"{found.experiment.name}-groups.csv")
+        plan_saving.show(found, planned)
+    section = sections.pick("plan", SECTIONS)
+    if section == "groups":
+        group_table_view.show(table, planned.plan, planned.protection, f"{experiment.name}-groups.csv", change_by_hand)
+    elif section == "preview":
+        trial_panel.preview(found, planned.plan, disabled=active)
+    elif section == "sweep":
+        trial_panel.sweep(found, settings, disabled=active)
+    elif section == "plans":
+        named_plans.show(found, planned.plan)
+    else:
+        plan_upload.show(found, settings)
 
 
-def plan_strip(plan, settings: dict) -> None:
-    """Target and actual side by side, each with its basis."""
-    totals = size.plan_totals(plan, found.bytes_per_parameter)
-    target, actual, parameters, weights = st.columns(4)
-    basis = {"delta_color": "off", "delta_arrow": "off"}
-    target.metric(t("plan.target"), f"{settings['pruning_ratio']:.2%}", t(f"basis.{settings['ratio_basis']}"), **basis)
-    actual.metric(t("plan.actual"), f"{plan.actual_ratio:.2%}", t("basis.model"), **basis)
-    parameters.metric(t("plan.parameters"), f"{totals.parameters_after:,}", f"{-totals.parameters_removed:,}", **basis)
-    weights.metric(t("plan.size"), size.readable(totals.bytes_after), f"-{size.readable(totals.bytes_removed)}", **basis)
-    heads, channels, layers, _ = st.columns(4)
-    heads.metric(t("plan.heads_removed"), f"{totals.attention_groups_removed:,}")
-    channels.metric(t("plan.channels_removed"), f"{totals.mlp_channels_removed:,}")
-    layers.metric(t("plan.layers_removed"), totals.layers_removed)
+def plan_now(found: Measured, settings: dict) -> Planned:
+    """The plan that is open: a kept one, or the one that the sliders give."""
+    name = fixed_plan.name_of(found.experiment)
+    if name is not None:
+        return fixed_plan.planned(found, name, settings)
+    return plan_from_settings(found.table, settings, found.layers)
+
+
+def fixed_plan_note() -> None:
+    """Says that a kept plan stands in for the sliders, and gives it back to them."""
+    name = fixed_plan.name_of(experiment)
+    if name is not None:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.info(t("plan.fixed", name=name), icon=":material/bookmark:")
+            st.button(t("plan.fixed.leave"), key="leave_fixed", on_click=fixed_plan.leave, args=(experiment,))
+
+
+def change_by_hand(what: str, positions) -> None:
+    hand_changes.change(experiment, table.groups, what, positions)
 
 
 shape_plan()

@@ -4,11 +4,9 @@ import streamlit as st
 
 from analysis import charts, diff
 from pruning.errors import PruningError
-from ui import cut_form, job_panel, matrix_view, workspace
+from ui import cut_form, job_panel, matrix_view, repair_view, workspace, written_texts
 from ui.page_frame import chart, explanation, first_do, heading, measured_or_stop
 from ui.translation import error_text, t
-
-_TEXT_HEIGHT = 320
 
 heading("prune")
 found = measured_or_stop()
@@ -48,17 +46,13 @@ with right:
 if samples:
     st.subheader(t("prune.samples"))
     st.caption(t("prune.samples.basis"))
-    st.code(samples["prompt"], language=None, wrap_lines=True)
-    before, after = st.columns(2)
-    with before:
-        st.markdown(f"**{t('chart.stage.before')}**")
-        st.code(samples["before"], language=None, wrap_lines=True, height=_TEXT_HEIGHT)
-    with after:
-        st.markdown(f"**{t('chart.stage.after')}**")
-        st.code(samples["after"], language=None, wrap_lines=True, height=_TEXT_HEIGHT)
+    written_texts.show(samples, ("before", "after", "repaired"))
 
+repair_view.show(experiment, plan.shape.num_layers)
 st.subheader(t("prune.matrices"))
 matrix_view.checks(diff.checks(plan, matrices))
 matrix_view.table(matrices, f"{experiment.name}-pruning_analysis.csv")
 explanation("prune", layers=plan.shape.num_layers)
-st.page_link(workspace.PAGES_FOLDER / "export.py", label=t("prune.next"), icon=":material/arrow_forward:")
+with st.container(horizontal=True):
+    st.page_link(workspace.PAGES_FOLDER / "recover.py", label=t("prune.recover"), icon=":material/arrow_forward:")
+    st.page_link(workspace.PAGES_FOLDER / "export.py", label=t("prune.next"), icon=":material/arrow_forward:")

@@ -1,18 +1,21 @@
 """One folder per experiment: settings, tables, plans, metrics, logs, model. The folder is the truth.
 
-    prune_log/<name>/  description.txt  global_group_table.csv (+ .csv.json)  groups_to_prune.csv  plan.json
-                       metrics.json  pruning_analysis.csv  model/  <time>/training.log  job.json
+    prune_log/<name>/  description.txt  global_group_table.csv (+ .csv.json)  layer_importance_config.json
+                       groups_to_prune.csv  plan.json  plans/  sensitivity/  metrics.json  pruning_analysis.csv  model/
+                       repair.json  recovery.json  adapter/  cut_model/  <time>/training.log  job.json
 
 Every file is written whole (temporary name, then rename) and carries a format version. Knows nothing about torch.
 """
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,22 +23,41 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .errors import PruningError
+from .errors import PruningError, first_line
 from .planning.checkpoint_header import CheckpointHeader
 from .planning.group_table import FORMAT_VERSION as TABLE_VERSION
 from .planning.group_table import GroupTable
+from .planning.layer_importance import LayerImportance
+from .planning.layer_rates import LayerRates
 from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
+from .settings import defaults_of
 
 FORMAT_VERSION = 1
 TABLE_FILE = "global_group_table.csv"
+LAYERS_FILE = "layer_importance_config.json"
 PLAN_FILE = "plan.json"
+PICTURE_FILE = "pruning_strategy.png"
+PLANS_FOLDER = "plans"
+FINDINGS_FOLDER = "sensitivity"  # what experiments on the model found
 RESULT_FILE = "pruning_analysis.csv"  # written when a model was cut
+DESCRIPTIONS = ("pruning_analysis_zh.csv", "pruning_flow.png", "report.html")  # that `python -m analysis all` adds
 SAMPLES_FILE = "samples.json"  # what the model wrote before and after
+REPAIR_FILE = "repair.json"  # what closed-form repair did to each matrix
+RECOVERY_FILE = "recovery.json"  # the training that the model went through; while it lasts, in the next folder
+RECOVERY_FOLDER = "recovery"  # of a training that goes on: what happened so far, last checkpoint, best state
+ADAPTER_FOLDER = "adapter"  # the LoRA matrices that were merged into the model
+COST_FILE = "recovery_cost.json"  # what a training would take, measured before it
+CUT_MODEL_FOLDER = "cut_model"  # the model that recovery began with
 ZIP_FILE = "model.zip"
+EXPORTS = ("model-*", "model.zip", "pytorch_model.bin")  # other forms of the model, and what was asked for
 CARD_FILE = "README.md"  # in the model folder; written last, when the model was checked
+# What a repair or a training makes anew. It takes the place of what was there as a whole, once the new model is checked.
+_RECOVERED = ("model", CUT_MODEL_FOLDER, ADAPTER_FOLDER, REPAIR_FILE, RECOVERY_FILE, SAMPLES_FILE, "metrics.json")
+_TAKEN_FOLDER, _GONE_FILE = ".recovered.taken", "gone.json"  # a whole draft; what has no place beside it any more
 _TEMPORARY = re.compile(r"\..+\.(part-\d+|old-\d+|[a-z0-9_]{8})")  # names of write_whole and export/disk.py
 _MEASURING = ("gradients", "group_table")  # steps whose result a new cut goes on from
+_SOURCES = ("groups", "table", "plan")  # settings that name a file
 _NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,119}")
 
 
@@ -89,14 +111,43 @@ class Experiment:
         part = folder.with_name(f".{folder.name}.part")
         try:
             part.mkdir()
-            for name in ("description.txt", TABLE_FILE, f"{TABLE_FILE}.json"):
+            for name in ("description.txt", TABLE_FILE, f"{TABLE_FILE}.json", LAYERS_FILE):
                 if self.has(name):
                     shutil.copy2(self.path(name), part / name)
+            for name in (PLANS_FOLDER, FINDINGS_FOLDER):
+                if self.has(name):
+                    shutil.copytree(self.path(name), part / name)
             os.rename(part, folder)
         except OSError as error:
             shutil.rmtree(part, ignore_errors=True)
             raise PruningError("disk_write", path=folder, reason=error.strerror or error) from error
         return Experiment(folder)
+
+    def rename(self, new_name: str) -> "Experiment":
+        """The experiment under its new name, which `description.txt` says too; raises PruningError when it is taken."""
+        renamed = Experiment.at(self.folder.parent, new_name)
+        if renamed == self:
+            return self
+        if renamed.folder.exists():
+            raise PruningError("experiment_taken", name=new_name, root=self.folder.parent)
+        settings = self.description()["settings"]
+        try:
+            os.rename(self.folder, renamed.folder)
+        except OSError as error:
+            raise PruningError("disk_write", path=renamed.folder, reason=error.strerror or error) from error
+        renamed.write_settings(settings | {"experiment_name": new_name})
+        return renamed
+
+    def delete(self) -> None:
+        """Removes the folder and all in it. It is gone from the list at once, whatever happens to its files after that."""
+        if not self.has("description.txt"):
+            raise PruningError("experiment_unknown", name=self.name, root=self.folder.parent)
+        doomed = self.folder.with_name(f".{self.name}.deleted-{secrets.token_hex(4)}")
+        try:
+            os.rename(self.folder, doomed)
+            shutil.rmtree(doomed)
+        except OSError as error:
+            raise PruningError("disk_delete", path=error.filename or doomed, reason=error.strerror or error) from error
 
     @property
     def name(self) -> str:
@@ -112,20 +163,127 @@ class Experiment:
     def model_folder(self) -> Path:
         return self.path("model")
 
-    def remove_leftovers(self) -> None:
-        """Removes what a process that was killed left half-written: temporary files, and a model that was not checked."""
-        for entry in self.folder.iterdir():
-            if _TEMPORARY.fullmatch(entry.name) or (entry == self.model_folder and not self.has("model", CARD_FILE)):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    def leftovers(self) -> list[Path]:
+        """What a process that was killed left half-written: temporary files, and models that were not checked."""
+        return [entry for entry in self.folder.iterdir() if _TEMPORARY.fullmatch(entry.name) or _is_unchecked(entry)]
+
+    def remove_leftovers(self) -> list[Path]:
+        """Removes what a process that was killed left half-written; returns what it was. A draft that was whole is taken."""
+        self._finish_taking()
+        found = self.leftovers()
+        for entry in found:
+            _remove(entry)
+        return found
+
+    def forget_exports(self) -> None:
+        """Removes other forms of a model that is no longer the one in `model/`, and what checking them found.
+
+        The check of the folder itself stays, until that of the next one takes its place.
+        """
+        for entry in self._exports():
+            _remove(entry)
+        if "export_check" in (metrics := self.metrics()):
+            metrics["export_check"] = {name: found for name, found in metrics["export_check"].items() if name == "hf"}
+            write_json(self.path("metrics.json"), metrics)
+
+    @property
+    def cut_model_folder(self) -> Path:
+        """The model that recovery begins with: the saved one, until a recovered one takes its place."""
+        return self.path(CUT_MODEL_FOLDER) if self.has(CUT_MODEL_FOLDER) else self.model_folder
+
+    def keep_cut_model(self) -> Path:
+        """The folder of the cut model, which recovery begins with and puts another in the place of.
+
+        Its files are those of `model/` by another name, and take no room until that is replaced.
+        """
+        folder = self.path(CUT_MODEL_FOLDER)
+        if not folder.is_dir():
+            _copy_linked(self.model_folder, folder)
+        return folder
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator["Experiment"]:
+        """An experiment beside this one's files, for a repair or a training to write to; gone when the block ends.
+
+        It knows what this one does, but for the training that was before.
+        """
+        draft = Experiment(self.path(f".recovered.part-{os.getpid()}"))
+        _remove(draft.folder)
+        try:
+            draft.folder.mkdir()
+            for name in ("description.txt", PLAN_FILE, REPAIR_FILE, SAMPLES_FILE, "metrics.json"):
+                if self.has(name):
+                    shutil.copy2(self.path(name), draft.path(name))
+        except OSError as error:
+            _remove(draft.folder)
+            raise PruningError("disk_write", path=draft.folder, reason=error.strerror or error) from error
+        try:
+            draft._forget_figures_of_recovery()
+            yield draft
+        finally:
+            _remove(draft.folder)
+
+    def take(self, draft: "Experiment") -> None:
+        """Puts what a draft holds in the place of what is here. Killed meanwhile, `remove_leftovers` comes to the end of it."""
+        gone = [name for name in (ADAPTER_FOLDER, RECOVERY_FILE) if not draft.has(name)]
+        gone += [entry.name for entry in self._exports()] if draft.has("model") else []
+        write_json(draft.path(_GONE_FILE), {"format_version": FORMAT_VERSION, "names": gone})
+        _copy_linked(draft.folder, self.path(_TAKEN_FOLDER))  # appears whole; from here on it goes forwards only
+        self._finish_taking()
+
+    def _finish_taking(self) -> None:
+        taken = self.path(_TAKEN_FOLDER)
+        if not (taken / _GONE_FILE).exists():
+            return
+        for name in read_json(taken / _GONE_FILE, FORMAT_VERSION)["names"]:
+            _remove(self.path(name))
+        for name in _RECOVERED:
+            if (taken / name).exists():
+                _put(taken / name, self.path(name))
+        _remove(taken)
+
+    def _exports(self) -> list[Path]:
+        return [entry for pattern in EXPORTS for entry in self.folder.glob(pattern)]
+
+    def forget_checkpoints(self) -> None:
+        """Removes what a training goes on from, at once: one would go on from a half of it too."""
+        doomed = self.path(f".{RECOVERY_FOLDER}.old-{os.getpid()}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is none
+            os.rename(self.path(RECOVERY_FOLDER), doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _forget_figures_of_recovery(self) -> None:
+        metrics = self.metrics()
+        metrics.pop("recovery", None)
+        for figures in ("perplexity", "warning"):
+            metrics.get(figures, {}).pop("recovered", None)
+        write_json(self.path("metrics.json"), metrics)
+        if self.has(SAMPLES_FILE):
+            written = read_json(self.path(SAMPLES_FILE), 1)
+            write_json(self.path(SAMPLES_FILE), {stage: text for stage, text in written.items() if stage != "recovered"})
+
+    def forget_perplexities(self) -> None:
+        """Removes all perplexities and what they refer to."""
+        write_json(self.path("metrics.json"), {k: v for k, v in self.metrics().items() if k not in ("perplexity", "basis")})
 
     def forget_result(self) -> None:
-        """Removes what a cut left: the model and all that describes it. Table, plan and the times of measuring stay."""
-        shutil.rmtree(self.model_folder, ignore_errors=True)
-        for name in (RESULT_FILE, SAMPLES_FILE, ZIP_FILE):
+        """Removes what a cut left: the model and all that describes it. Table, plan, the times of measuring and the perplexity
+        before the cut stay.
+        """
+        self.forget_checkpoints()
+        for name in ("model", ADAPTER_FOLDER, CUT_MODEL_FOLDER):
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        for name in (RESULT_FILE, SAMPLES_FILE, ZIP_FILE, PICTURE_FILE, REPAIR_FILE, RECOVERY_FILE, COST_FILE, *DESCRIPTIONS):
             self.path(name).unlink(missing_ok=True)
+        self.forget_exports()
+        self.path("export.json").unlink(missing_ok=True)
         metrics = self.metrics()
         measuring = {name: metrics["seconds"][name] for name in _MEASURING if name in metrics.get("seconds", {})}
-        write_json(self.path("metrics.json"), {"format_version": FORMAT_VERSION, "seconds": measuring})
+        kept = {"format_version": FORMAT_VERSION, "seconds": measuring}
+        if "before" in metrics.get("perplexity", {}):
+            kept |= {"basis": metrics["basis"], "perplexity": {"before": metrics["perplexity"]["before"]}}
+        write_json(self.path("metrics.json"), kept)
 
     # how far it got ---------------------------------------------------------------------------------------------------
 
@@ -147,6 +305,16 @@ class Experiment:
         """The cut model stands in its folder, checked; its card is written last."""
         return self.is_cut and self.has("model", CARD_FILE)
 
+    @property
+    def is_recoverable(self) -> bool:
+        """There is a cut model to begin a recovery with."""
+        return self.is_saved or (self.is_cut and self.has(CUT_MODEL_FOLDER))
+
+    @property
+    def is_recovered(self) -> bool:
+        """A training came to its end; its checkpoints are removed last."""
+        return self.has(RECOVERY_FILE) and not self.has(RECOVERY_FOLDER)
+
     # settings -----------------------------------------------------------------------------------------------------
 
     def write_settings(self, settings: dict) -> None:
@@ -160,12 +328,31 @@ class Experiment:
         content = self.description() | {"fingerprint": header.fingerprint, "model": model, "versions": versions}
         write_json(self.path("description.txt"), content)
 
+    def write_job(self, kind: str) -> None:
+        """Records in `description.txt` which job last measured or cut here, which packing the result does not change."""
+        description = self.description()
+        if description.get("job") != kind:
+            write_json(self.path("description.txt"), description | {"job": kind})
+
+    @property
+    def last_job(self) -> str | None:
+        """The kind of the last job that measured or cut here; None when none ever ran."""
+        return self.description().get("job")
+
     def description(self) -> dict:
         return read_json(self.path("description.txt"), FORMAT_VERSION)
 
     @property
     def settings(self) -> dict:
-        return self.description()["settings"]
+        """Every setting; one that was not known when the experiment was made is at its default."""
+        written = self.description()["settings"]
+        return defaults_of(written.get("strategy", "global")) | written
+
+    @property
+    def source_file(self) -> str | None:
+        """The file that a person gave to say what is cut; None where settings say it."""
+        settings = self.settings
+        return next((settings[name] for name in _SOURCES if settings[name]), None)
 
     def shape(self) -> ModelShape:
         """The shape of the model before the cut, from `description.txt` alone."""
@@ -180,9 +367,28 @@ class Experiment:
     def read_table(self) -> GroupTable:
         return read_table(self.path(TABLE_FILE), self.shape())
 
-    def write_plan(self, plan: PruningPlan, table: GroupTable) -> None:
-        """Writes `plan.json` and `groups_to_prune.csv`."""
-        self._write_group_csv("groups_to_prune.csv", table, table.order[~plan.kept[table.order]])
+    def write_layer_importance(self, layers: LayerImportance, rates: LayerRates | None = None) -> None:
+        """Writes `layer_importance_config.json`: importance of each layer, and the rates that a plan made of it."""
+        write_json(self.path(LAYERS_FILE), layers.to_json(rates))
+
+    def read_layer_importance(self) -> LayerImportance | None:
+        """What `layer_importance_config.json` holds; None when layers were not measured."""
+        if not self.has(LAYERS_FILE):
+            return None
+        description = self.description()
+        shape = ModelShape.from_config(description["model"]["config"])
+        return read_layer_importance(self.path(LAYERS_FILE), shape.num_layers, description["fingerprint"])
+
+    def write_plan(self, plan: PruningPlan, table: GroupTable | None = None, rates: LayerRates | None = None) -> None:
+        """Writes `plan.json` and `groups_to_prune.csv`, and the rates of layers beside their importance.
+
+        Without a table (the plan came from a file) importance and score stay empty in the CSV.
+        """
+        if table is None:
+            table = GroupTable(plan.shape, np.full(len(plan.kept), np.nan), {"fingerprint": plan.fingerprint})
+        self._write_group_csv("groups_to_prune.csv", table, table.sorted(np.flatnonzero(~plan.kept)))
+        if (layers := self.read_layer_importance()) is not None:
+            self.write_layer_importance(layers, rates)
         write_json(self.path(PLAN_FILE), plan.to_json())
 
     def read_plan(self) -> PruningPlan:
@@ -191,9 +397,39 @@ class Experiment:
         shape = ModelShape.from_config(description["model"]["config"])
         return PruningPlan.from_json(read_json(path, None), shape, description["fingerprint"], path)
 
+    # plans with a name -----------------------------------------------------------------------------------------------
+
+    def named_plans(self) -> list[str]:
+        """Names of the plans that were kept, in their order."""
+        return sorted(path.stem for path in self.path(PLANS_FOLDER).glob("*.json"))
+
+    def write_named_plan(self, name: str, plan: PruningPlan) -> None:
+        """Keeps a plan under a name; a plan of the same name is replaced. Raises PruningError for an impossible name."""
+        path = self._named_plan(name)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise PruningError("disk_write", path=path.parent, reason=error.strerror or error) from error
+        write_json(path, plan.to_json())
+
+    def read_named_plan(self, name: str) -> PruningPlan:
+        description, path = self.description(), self._named_plan(name)
+        shape = ModelShape.from_config(description["model"]["config"])
+        return PruningPlan.from_json(read_json(path, None), shape, description["fingerprint"], path)
+
+    def forget_named_plan(self, name: str) -> None:
+        self._named_plan(name).unlink(missing_ok=True)
+
+    def _named_plan(self, name: str) -> Path:
+        if not _NAME.fullmatch(name or ""):
+            raise PruningError("plan_name", name=name)
+        return self.path(PLANS_FOLDER, f"{name}.json")
+
     def _write_group_csv(self, name: str, table: GroupTable, positions: np.ndarray) -> None:
-        write_csv(self.path(name), table.frame(positions))
-        write_json(self.path(f"{name}.json"), {"format_version": TABLE_VERSION} | table.source)
+        content = csv_text(table.frame(positions))
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        write_whole(self.path(name), content)
+        write_json(self.path(f"{name}.json"), {"format_version": TABLE_VERSION, "rows_sha256": digest} | table.source)
 
     # measurements -------------------------------------------------------------------------------------------------
 
@@ -218,26 +454,52 @@ def default_name(base_model: str, *parts: str) -> str:
 
 def list_experiments(root: str | Path) -> list[Experiment]:
     """The experiments under `root`, newest first."""
-    folders = [f for f in Path(root).glob("*") if (f / "description.txt").is_file()] if Path(root).is_dir() else []
+    folders = [f for f in Path(root).glob("[!.]*") if (f / "description.txt").is_file()] if Path(root).is_dir() else []
     return [Experiment(f) for f in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True)]
 
 
 def read_table(path: Path, shape: ModelShape) -> GroupTable:
     """A group table from a CSV and its sidecar (without sidecar: source unknown); raises PruningError naming the fault."""
+    return GroupTable.from_frame(read_rows(path), shape, read_sidecar(path), path)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """The rows of a CSV; raises PruningError when it cannot be read."""
     try:
-        frame = pd.read_csv(path)
+        return pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise PruningError("file_missing", path=path) from error
     except (OSError, ValueError) as error:
-        raise PruningError("file_broken", path=path, reason=error) from error
+        raise PruningError("file_broken", path=path, reason=first_line(error)) from error
+
+
+def read_sidecar(path: Path) -> dict:
+    """What `<name>.csv.json` says of a CSV: fingerprint, method, calibration; empty when it is not there.
+
+    `edited` is true for rows that are not those it was written for.
+    """
     sidecar = path.with_name(path.name + ".json")
-    source = read_json(sidecar, TABLE_VERSION) if sidecar.is_file() else {}
-    source.pop("format_version", None)
-    return GroupTable.from_frame(frame, shape, source, path)
+    if not sidecar.is_file():
+        return {}
+    source = read_json(sidecar, TABLE_VERSION)
+    source.pop("format_version")
+    written = source.pop("rows_sha256", None)
+    if written is not None and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != written:
+        source["edited"] = True
+    return source
+
+
+def read_layer_importance(path: Path, num_layers: int, fingerprint: str | None) -> LayerImportance:
+    """The importance of layers that a file holds, checked against the model."""
+    return LayerImportance.from_json(read_json(path, None), num_layers, fingerprint, path)
 
 
 def read_json(path: Path, version: int | None) -> dict:
     """A JSON object with its format version checked (None: left to the caller)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PruningError("file_missing", path=path) from error
     except (OSError, ValueError) as error:
         raise PruningError("file_broken", path=path, reason=error) from error
     if not isinstance(content, dict) or (version is not None and content.get("format_version") != version):
@@ -246,26 +508,82 @@ def read_json(path: Path, version: int | None) -> dict:
     return content
 
 
+@contextlib.contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """JSON of another make than ours is a fault of the files: raises PruningError for whatever reading it leads to."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise PruningError("file_broken", path=path, reason=repr(error)) from error
+
+
 def write_json(path: Path, content: dict) -> None:
     write_whole(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    write_whole(path, frame.to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n"))
+    write_whole(path, csv_text(frame))
 
 
-def write_whole(path: Path, text: str) -> None:
+def csv_text(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part; raises PruningError if it cannot."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as error:
         raise PruningError("disk_write", path=path, reason=error.strerror or error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _is_unchecked(entry: Path) -> bool:
+    """A model folder without its card, which is written last."""
+    return (entry.name == "model" or entry.name.startswith("model-")) and entry.is_dir() and not (entry / CARD_FILE).exists()
+
+
+def _copy_linked(source: Path, target: Path) -> None:
+    """A copy of a folder that appears whole; its files are linked where the file system can."""
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            shutil.copytree(source, part, copy_function=os.link)
+        except (OSError, shutil.Error):
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source, part)
+        part.rename(target)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise PruningError("disk_write", path=target, reason=getattr(error, "strerror", None) or error) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _put(source: Path, target: Path) -> None:
+    """Moves a file or a folder to `target`; a folder that stands there is moved aside first and removed last."""
+    try:
+        if target.is_dir():
+            old = target.with_name(f".{target.name}.old-{os.getpid()}")
+            _remove(old)
+            os.rename(target, old)
+            os.rename(source, target)
+            _remove(old)
+        else:
+            os.replace(source, target)
+    except OSError as error:
+        raise PruningError("disk_write", path=target, reason=error.strerror or error) from error
 
 
 def _is_empty(folder: Path) -> bool:

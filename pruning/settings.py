@@ -5,9 +5,28 @@ Old names are still accepted; `canonical` says which name to use now. Knows noth
 
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import PruningError
+
+# What a value must be, in words.
+EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "minimum": "at least {limit}",
+    "above": "above {limit}",
+    "maximum": "at most {limit}",
+    "below": "below {limit}",
+    "both": "{lower} and {upper}",
+    "within": "{noun} {bounds}",
+}
+
+
+def _english(key: str, **values) -> str:
+    return EXPECTED[key.removeprefix("expected.")].format(**values)
 
 
 @dataclass(frozen=True)
@@ -26,23 +45,33 @@ class Setting:
     below: float | None = None
     choices: tuple[str, ...] = ()
     old_names: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()  # of the command line; empty: all
 
     @property
     def flag(self) -> str:
         return f"--{self.name}"
 
     @property
+    def bounds(self) -> str:
+        """The range of a number in words; empty where any will do."""
+        return self._bounds_by(_english)
+
+    @property
     def expected(self) -> str:
         """What a value must be, in words."""
-        lower = (
-            f"at least {self.minimum}" if self.minimum is not None else f"above {self.above}" if self.above is not None else ""
+        return self.expected_by(_english)
+
+    def expected_by(self, t: Callable[..., str]) -> str:
+        """The same in the words of `t`, which knows the keys `expected.` and those of EXPECTED behind it."""
+        noun, bounds = t(f"expected.{self.kind.__name__}"), self._bounds_by(t)
+        return t("expected.within", noun=noun, bounds=bounds) if bounds else noun
+
+    def _bounds_by(self, t: Callable[..., str]) -> str:
+        lower, upper = (
+            next((t(f"expected.{bound}", limit=limit) for bound in pair if (limit := getattr(self, bound)) is not None), "")
+            for pair in (("minimum", "above"), ("maximum", "below"))
         )
-        upper = (
-            f"at most {self.maximum}" if self.maximum is not None else f"below {self.below}" if self.below is not None else ""
-        )
-        bounds = " and ".join(filter(None, (lower, upper)))
-        noun = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[self.kind]
-        return f"{noun} {bounds}".strip()
+        return t("expected.both", lower=lower, upper=upper) if lower and upper else lower or upper
 
     def parse(self, value):
         """The value in its type; raises PruningError naming the setting, the value seen and what it must be."""
@@ -75,8 +104,12 @@ class Setting:
         )
 
 
+_CUTTING = ("global", "layer", "uniform", "apply")
 _PROMPT = "def is_prime(n):\n    if n < 2:\n        return False\n    for i in range("
-GROUPS = ("model", "calibration", "importance", "plan", "evaluation", "output")
+GROUPS = ("model", "calibration", "importance", "plan", "recovery", "evaluation", "output")
+_STRATEGY_COMMANDS = ("global", "layer", "uniform")
+_RECOVERY_COMMANDS = (*_STRATEGY_COMMANDS, "apply", "recover")
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 _ALL = (
     # model
@@ -101,6 +134,15 @@ _ALL = (
         choices=("auto", "eager", "sdpa"),
     ),
     Setting("trust_remote_code", False, bool, "model", "Allow a model folder to run the Python code it brings."),
+    Setting("head_dim", None, int, "model", "Size of a head, if you want it checked; it is read from the model.", minimum=1),
+    Setting(
+        "gqa_ratio",
+        None,
+        int,
+        "model",
+        "Query heads per KV head, if you want it checked; it is read from the model.",
+        minimum=1,
+    ),
     # calibration
     Setting(
         "corpus",
@@ -140,8 +182,35 @@ _ALL = (
         "taylor",
         str,
         "importance",
-        "How the importance of a group is measured.",
-        choices=("taylor",),
+        "How the importance of a group is measured: by gradients, activations, or weights alone.",
+        choices=("taylor", "taylor_2nd", "wanda", "l1", "l2", "gate", "fisher"),
+        old_names=("pruner_type",),
+    ),
+    Setting(
+        "layer_importance_method",
+        "removal",
+        str,
+        "importance",
+        "How the importance of a whole layer is measured.",
+        choices=("removal", "activation", "block_influence"),
+    ),
+    Setting(
+        "layer_importance_samples",
+        50,
+        int,
+        "importance",
+        "Calibration windows for the importance of layers; 0 leaves it out.",
+        "samples",
+        minimum=0,
+        old_names=("importance_samples",),
+    ),
+    Setting(
+        "layer_importance_config",
+        None,
+        str,
+        "importance",
+        "A layer_importance_config.json of this model to reuse instead of measuring layers.",
+        old_names=("importance_config",),
     ),
     # plan
     Setting(
@@ -162,6 +231,12 @@ _ALL = (
         "What the ratio refers to: all parameters of the model, or those of the layers that may be cut (selected).",
         choices=("model", "selected"),
     ),
+    Setting(
+        "layer_start", None, int, "plan", "First layer that is measured and may be cut; replaces block_*.", "layer", minimum=0
+    ),
+    Setting(
+        "layer_end", None, int, "plan", "Layer before which measuring and cutting end; replaces block_*.", "layer", minimum=1
+    ),
     Setting("block_attention_layer_start", None, int, "plan", "First layer whose attention may be cut.", "layer", minimum=0),
     Setting(
         "block_attention_layer_end", None, int, "plan", "Layer before which cutting of attention ends.", "layer", minimum=1
@@ -180,8 +255,63 @@ _ALL = (
         "auto",
         str,
         "plan",
-        "Attention:MLP shares of what is removed, as 2:8; auto lets the scores decide.",
+        "Attention:MLP shares of what is removed, as 2:8; auto (global only) lets the scores decide.",
     ),
+    Setting("freeze_top_n_layers", 0, int, "plan", "Also protect this many of the most important layers.", "layers", minimum=0),
+    Setting(
+        "pruning_strategy",
+        "inverse",
+        str,
+        "plan",
+        "Rates of layers: uniform, inverse (important layers lose less) or proportional to importance.",
+        choices=("uniform", "inverse", "proportional"),
+    ),
+    Setting(
+        "importance_weight",
+        1.0,
+        float,
+        "plan",
+        "How strongly rates follow importance; 0 makes them equal.",
+        minimum=0,
+        maximum=10,
+        old_names=("alpha",),
+    ),
+    Setting(
+        "layer_min_pruning_rate",
+        0.15,
+        float,
+        "plan",
+        "Least rate of a layer.",
+        "share",
+        minimum=0,
+        maximum=1,
+        old_names=("min_pruning_rate",),
+    ),
+    Setting(
+        "layer_max_pruning_rate",
+        0.5,
+        float,
+        "plan",
+        "Largest rate of a layer.",
+        "share",
+        minimum=0,
+        maximum=1,
+        old_names=("max_pruning_rate",),
+    ),
+    Setting(
+        "match_target", False, bool, "plan", "Raise the rates of unprotected layers until the whole model reaches the ratio."
+    ),
+    Setting(
+        "mlp_multiple",
+        1,
+        int,
+        "plan",
+        "Round the kept MLP width up to a multiple; 64, 128, 256 suit hardware.",
+        "channels",
+        minimum=1,
+    ),
+    Setting("prune_attention", True, bool, "plan", "Cut attention groups; without it a split must be 0:10."),
+    Setting("prune_mlp", True, bool, "plan", "Cut MLP channels; without it a split must be 10:0."),
     Setting("min_kv_groups", 1, int, "plan", "Attention groups that stay in each layer.", "groups", minimum=1),
     Setting("min_mlp_channels", 1, int, "plan", "MLP channels that stay in each layer.", "channels", minimum=1),
     Setting(
@@ -191,9 +321,246 @@ _ALL = (
         "plan",
         "Lift both floors, and delete layers that end up with neither attention nor MLP.",
     ),
+    Setting(
+        "keep_groups",
+        "",
+        str,
+        "plan",
+        "Groups kept by hand whatever the strategy says, as 3a1,5m20-29: attention group 1 of layer 3, MLP channels 20 to 29 "
+        "of layer 5.",
+    ),
+    Setting("cut_groups", "", str, "plan", "Groups cut by hand, named as in keep_groups; protection does not hold them."),
+    Setting(
+        "groups",
+        None,
+        str,
+        "plan",
+        "A CSV like groups_to_prune.csv: exactly its rows are cut.",
+        commands=("apply",),
+    ),
+    Setting(
+        "table",
+        None,
+        str,
+        "plan",
+        "A CSV like global_group_table.csv, which may be edited: rows that are missing stay, its scores rank.",
+        commands=("apply",),
+    ),
+    Setting("plan", None, str, "plan", "A plan.json: exactly this plan is cut.", commands=("apply",)),
+    Setting(
+        "iterative_steps",
+        1,
+        int,
+        "plan",
+        "Rounds of cutting: an equal share of the parameters goes in each, and what is left is measured again; 1 cuts at once.",
+        "rounds",
+        minimum=1,
+        commands=_STRATEGY_COMMANDS,
+    ),
+    # recovery
+    Setting(
+        "reconstruct",
+        False,
+        bool,
+        "recovery",
+        "Repair the cut model without training: what stays of o_proj and down_proj takes over what went (least squares).",
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "reconstruct_tokens",
+        65536,
+        int,
+        "recovery",
+        "Calibration tokens for the repair.",
+        "tokens",
+        minimum=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting("finetune", False, bool, "recovery", "Train the cut model to win quality back.", commands=_RECOVERY_COMMANDS),
+    Setting(
+        "finetune_method",
+        "lora",
+        str,
+        "recovery",
+        "Train small added matrices that are merged at the end (lora), or every weight (full).",
+        choices=("lora", "full"),
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_corpus",
+        None,
+        str,
+        "recovery",
+        "Training text, named as corpus is, or instructions (dataset id, .json or .jsonl file with the columns instruction, "
+        "input and output), of which only answers are learned; left out, the calibration text.",
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_samples",
+        500,
+        int,
+        "recovery",
+        "Training windows, or instructions: 500 below a ratio of 0.2, 1000 to 0.3, 2000 above.",
+        "samples",
+        minimum=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_seq_len",
+        None,
+        int,
+        "recovery",
+        "Length of a training window; left out, seq_len.",
+        "tokens",
+        minimum=2,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_lr",
+        None,
+        float,
+        "recovery",
+        "Learning rate; left out, 1e-4 for lora and 1e-5 for full.",
+        above=0,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_epochs",
+        1.0,
+        float,
+        "recovery",
+        "How often all training text is seen.",
+        "epochs",
+        above=0,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_steps",
+        0,
+        int,
+        "recovery",
+        "Training steps; above 0 it replaces finetune_epochs.",
+        "steps",
+        minimum=0,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_batch_size",
+        8,
+        int,
+        "recovery",
+        "Windows per batch; lower it when memory runs out.",
+        "samples",
+        minimum=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_accumulation",
+        1,
+        int,
+        "recovery",
+        "Batches whose gradients are added up for one step.",
+        "batches",
+        minimum=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_warmup",
+        0.05,
+        float,
+        "recovery",
+        "Share of the steps in which the learning rate rises.",
+        "share",
+        minimum=0,
+        maximum=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_eval_steps",
+        20,
+        int,
+        "recovery",
+        "Steps from one perplexity to the next; the best state is kept.",
+        "steps",
+        minimum=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "finetune_max_rise",
+        2.0,
+        float,
+        "recovery",
+        "Training stops when its loss is this many times what it was at first.",
+        above=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "gradient_checkpointing",
+        False,
+        bool,
+        "recovery",
+        "Compute activations twice instead of keeping them: less memory, a third more time.",
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting("lora_r", 8, int, "recovery", "Rank of the added matrices, usually 4-16.", minimum=1, commands=_RECOVERY_COMMANDS),
+    Setting(
+        "lora_alpha",
+        16,
+        int,
+        "recovery",
+        "Strength of the added matrices, usually twice lora_r.",
+        minimum=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "lora_dropout",
+        0.0,
+        float,
+        "recovery",
+        "Share of inputs that the added matrices miss at random.",
+        "share",
+        minimum=0,
+        below=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "lora_targets",
+        ",".join(LORA_TARGETS),
+        str,
+        "recovery",
+        "Matrices that get added ones, joined by commas.",
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "distill_weight",
+        0.0,
+        float,
+        "recovery",
+        "Share of the loss that compares with what the unpruned model says; 0 does without it.",
+        "share",
+        minimum=0,
+        maximum=1,
+        commands=_RECOVERY_COMMANDS,
+    ),
+    Setting(
+        "distill_temperature",
+        2.0,
+        float,
+        "recovery",
+        "Above 1 the unlikelier tokens count more in that comparison.",
+        above=0,
+        commands=_RECOVERY_COMMANDS,
+    ),
     # evaluation
-    Setting("test_before_prune", False, bool, "evaluation", "Measure perplexity of the model before the cut."),
-    Setting("test_after_prune", False, bool, "evaluation", "Measure perplexity of the cut model."),
+    Setting(
+        "test_before_prune",
+        False,
+        bool,
+        "evaluation",
+        "Measure perplexity of the model before the cut; without pruning_ratio, a strategy does this and nothing else.",
+        commands=_CUTTING,
+    ),
+    Setting("test_after_prune", False, bool, "evaluation", "Measure perplexity of the cut model.", commands=_CUTTING),
     Setting("eval_corpus", "python-stdlib", str, "evaluation", "Held-out text for perplexity; named as corpus is."),
     Setting("eval_seq_len", 128, int, "evaluation", "Length of a perplexity window.", "tokens", minimum=2),
     Setting(
@@ -217,11 +584,80 @@ _ALL = (
     ),
     Setting("output_root", "prune_log", str, "output", "Folder that holds the experiments."),
     Setting("overwrite", False, bool, "output", "Replace an experiment of the same name."),
-    Setting("save_model", False, bool, "output", "Save the cut model as a Hugging Face folder, checked by loading it again."),
+    Setting("resume", False, bool, "output", "Go on with an experiment that was stopped, from its last finished step."),
+    Setting(
+        "dry_run", False, bool, "output", "Say what the plan would give, and the memory and disk it takes; change nothing."
+    ),
+    Setting(
+        "save_table_path",
+        None,
+        str,
+        "output",
+        "Also write the group table to this .csv or .json, for a person to edit and `apply` to read.",
+        commands=("importance", "global", "layer", "uniform"),
+    ),
+    Setting(
+        "save_model",
+        False,
+        bool,
+        "output",
+        "Save the cut model as a Hugging Face folder, checked by loading it again.",
+        commands=_CUTTING,
+    ),
+    Setting(
+        "save_format",
+        "hf",
+        str,
+        "output",
+        "What else to make of the saved model, joined by commas: hf, bin, gguf, or any format of `export`.",
+        commands=_CUTTING,
+    ),
+    Setting(
+        "save_dtype",
+        "auto",
+        str,
+        "output",
+        "Number format of the saved weights; auto is that of the model's files.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        commands=_CUTTING,
+    ),
+    Setting(
+        "max_shard_size",
+        "5GB",
+        str,
+        "output",
+        "Largest weight file of the saved folder, as 5GB or 500MB; a larger model is split.",
+        commands=_CUTTING,
+    ),
+    Setting(
+        "stream",
+        False,
+        bool,
+        "output",
+        "Cut from file to file, one tensor at a time: no model in memory, and nothing is evaluated.",
+        commands=("apply",),
+    ),
 )
 
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
 _OLD_NAMES = {old: setting.name for setting in _ALL for old in setting.old_names}
+
+
+# What a strategy takes instead of a setting's own default.
+STRATEGY_DEFAULTS: dict[str, dict] = {
+    "global": {},
+    "layer": {"num_samples": 10, "seq_len": 64, "pruning_distribution": "2:8"},
+    "uniform": {"pruning_distribution": "2:8"},
+}
+STRATEGIES = tuple(STRATEGY_DEFAULTS)
+# Where a run goes and how it is started; they say nothing of its result.
+OF_THE_FOLDER = ("experiment_name", "output_root", "overwrite", "resume", "dry_run")
+PLAN_SETTINGS = tuple(name for name, setting in SETTINGS.items() if setting.group == "plan" and not setting.commands)
+
+
+def plan_settings(settings: dict) -> dict:
+    """The settings that decide a plan, and no others."""
+    return {"strategy": settings["strategy"]} | {name: settings[name] for name in PLAN_SETTINGS}
 
 
 def canonical(name: str) -> str:
@@ -229,14 +665,15 @@ def canonical(name: str) -> str:
     name = _OLD_NAMES.get(name, name)
     if name not in SETTINGS:
         nearest = difflib.get_close_matches(name, [*SETTINGS, *_OLD_NAMES], n=1)
-        raise PruningError("setting_unknown", name=name, suggestion=f"; did you mean `{nearest[0]}`?" if nearest else "")
+        raise PruningError("setting_unknown", name=name, suggestion=f" (did you mean `{nearest[0]}`?)" if nearest else "")
     return name
 
 
-def resolve(given: dict) -> dict:
+def resolve(given: dict, strategy: str = "global") -> dict:
     """Every setting with its value: those in `given` (old names too) checked and typed, the others at their default.
 
-    Raises PruningError for an unknown name, a value out of range, or one setting under two names with two values.
+    `strategy` is recorded, and brings its own defaults. Raises PruningError for an unknown name, a value out of range, or
+    one setting under two names with two values.
     """
     values: dict = {}
     for name, raw in given.items():
@@ -245,4 +682,9 @@ def resolve(given: dict) -> dict:
         if values.get(setting.name, value) != value:
             raise PruningError("setting_conflict", name=setting.name, first=values[setting.name], second=value)
         values[setting.name] = value
-    return {name: setting.default for name, setting in SETTINGS.items()} | values
+    return defaults_of(strategy) | values
+
+
+def defaults_of(strategy: str) -> dict:
+    """Every setting at its default under a strategy, and the strategy itself."""
+    return {"strategy": strategy} | {name: setting.default for name, setting in SETTINGS.items()} | STRATEGY_DEFAULTS[strategy]

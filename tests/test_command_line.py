@@ -22,7 +22,7 @@ from pruning.experiment import Experiment
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.runs.status import STEPS, read_status
-from pruning.settings import SETTINGS, resolve
+from pruning.settings import GROUPS, SETTINGS, resolve
 from tests.runs.quick_runs import RESULT, files_of, save_tiny_model, wait_until, write_text
 
 PROJECT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gat
 FILES = {
     *("description.txt", "global_group_table.csv", "global_group_table.csv.json", "groups_to_prune.csv"),
     *("groups_to_prune.csv.json", "plan.json", "metrics.json", "pruning_analysis.csv", "samples.json", "job.json"),
-    *("<time>", "<time>/training.log", "model"),
+    *("<time>", "<time>/training.log", "model", "pruning_strategy.png"),
 }
 
 
@@ -48,7 +48,7 @@ class Road:
 
     def __init__(self, root: Path, name: str, *flags: str):
         self.experiment = Experiment(root / name)
-        fewer = ("--num_samples", "24", "--eval_windows", "32", "--output_root", root)
+        fewer = ("--num_samples", "8", "--eval_windows", "8", "--output_root", root)
         fixed = ("--base_model", "demo", "--experiment_name", name, "--pruning_ratio", "0.25")
         wanted = ("--test_before_prune", "--test_after_prune", "--save_model")
         done = subprocess.run(command("global", *fixed, *wanted, *fewer, *flags), cwd=PROJECT, capture_output=True, text=True)
@@ -122,7 +122,7 @@ def test_tables_and_plan_agree(road):
     assert sum(int(row["cost"]) for row in going) == DEMO_PARAMETERS - road.metrics["parameters"]["after"]
     sidecar = json.loads(road.experiment.path("global_group_table.csv.json").read_text())
     assert (sidecar["method"], sidecar["fingerprint"]) == ("taylor", road.metrics["fingerprint"])
-    assert {"corpus": "python-stdlib", "num_samples": 24, "seq_len": 128, "seed": 0}.items() <= sidecar["calibration"].items()
+    assert {"corpus": "python-stdlib", "num_samples": 8, "seq_len": 128, "seed": 0}.items() <= sidecar["calibration"].items()
 
 
 def test_metrics_have_every_field(road):
@@ -141,7 +141,7 @@ def test_metrics_have_every_field(road):
         )
     }
     assert metrics["basis"].keys() == {"dataset", "corpus_sha256", "python", "seq_len", "windows", "predicted_tokens"}
-    assert (metrics["basis"]["windows"], metrics["basis"]["predicted_tokens"]) == (32, 32 * 127)
+    assert (metrics["basis"]["windows"], metrics["basis"]["predicted_tokens"]) == (8, 8 * 127)
     assert metrics["perplexity"].keys() == {"before", "after"}
     assert 10 < metrics["perplexity"]["before"]["python-stdlib (held-out)"] < 30
     assert metrics["seconds"].keys() == STEPS.keys() - {"empty_layers", "recovery"}
@@ -154,7 +154,7 @@ def test_metrics_have_every_field(road):
 def test_perplexities_ratio_and_steps_are_printed_with_their_basis(road):
     for stage in ("before", "after"):
         value = road.metrics["perplexity"][stage]["python-stdlib (held-out)"]
-        line = rf"^perplexity {stage}\s+{value:.2f} \(python-stdlib \(held-out\), seq 128, 32 windows\)$"
+        line = rf"^perplexity {stage}\s+{value:.2f} \(python-stdlib \(held-out\), seq 128, 8 windows\)$"
         assert re.search(line, road.printed, re.MULTILINE)
     after = road.metrics["parameters"]["after"]
     assert re.search(rf"^parameters\s+6,561,920 -> {after:,}$", road.printed, re.MULTILINE)
@@ -167,7 +167,7 @@ def test_perplexities_ratio_and_steps_are_printed_with_their_basis(road):
 
 def test_the_saved_model_has_the_perplexity_that_was_measured_in_memory(road):
     saved = load(open_checkpoint(str(road.experiment.model_folder)), resolve({}))
-    text = HeldOutText.load(saved.tokenizer, "python-stdlib", 128, 32)
+    text = HeldOutText.load(saved.tokenizer, "python-stdlib", 128, 8)
     # The files are in bfloat16, as the demo model's are, and the cut changes no value: rounding changes nothing.
     measured = road.metrics["perplexity"]["after"][text.basis["dataset"]]
     assert perplexity(saved.model, text.windows) == pytest.approx(measured, rel=1e-5)
@@ -175,7 +175,7 @@ def test_the_saved_model_has_the_perplexity_that_was_measured_in_memory(road):
 
 def test_description_says_every_setting_and_what_ran(road):
     description = road.experiment.description()
-    assert description["settings"].keys() == SETTINGS.keys()
+    assert description["settings"].keys() == SETTINGS.keys() | {"strategy"}
     assert description["settings"]["pruning_ratio"] == 0.25
     assert description["fingerprint"] == road.metrics["fingerprint"]
     assert {"python", "torch", "transformers"} <= description["versions"].keys()
@@ -195,15 +195,15 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def prune(source, tmp_path, capsys):
-    """Runs `global` on the tiny model in this process: exit code, standard output, standard error."""
+    """Runs `global` (or another command) on the tiny model in this process: exit code, standard output, standard error."""
     quick = {"base_model": source / "tiny", "corpus": source / "values.txt", "eval_corpus": source / "values.txt"}
     quick |= {"experiment_name": "run", "output_root": tmp_path / "log", "pruning_ratio": 0.03}
     quick |= {"num_samples": 4, "seq_len": 16, "eval_seq_len": 16, "eval_windows": 4}
 
-    def run(*flags: object, without: tuple[str, ...] = (), **changes) -> tuple[int, str, str]:
+    def run(*flags: object, command: str = "global", without: tuple[str, ...] = (), **changes) -> tuple[int, str, str]:
         values = {name: value for name, value in (quick | changes).items() if name not in without}
         arguments = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-        code = main(["global", *arguments, *map(str, flags)])
+        code = main([command, *arguments, *map(str, flags)])
         return code, *capsys.readouterr()
 
     run.root = tmp_path / "log"
@@ -241,11 +241,14 @@ def test_the_name_of_an_experiment_is_made_from_model_strategy_ratio_and_time(pr
 
 
 def test_old_names_are_accepted_with_a_note(prune):
-    code, _, complaint = prune("--num_examples", 3, "--max_seq_len", 12, without=("num_samples", "seq_len"))
+    code, printed, complaint = prune("--num_examples", 3, "--max_seq_len", 12, without=("num_samples", "seq_len"))
     assert code == 0
     assert complaint == "Note: --num_examples is now called --num_samples.\nNote: --max_seq_len is now called --seq_len.\n"
-    settings = Experiment(prune.root / "run").settings
-    assert (settings["num_samples"], settings["seq_len"]) == (3, 12)
+    experiment = Experiment(prune.root / "run")
+    assert (experiment.settings["num_samples"], experiment.settings["seq_len"]) == (3, 12)
+    assert (
+        experiment.path(read_status(experiment).log).read_text().endswith(complaint + printed[printed.index("experiment  ") :])
+    )
 
 
 def test_an_experiment_that_exists_is_replaced_only_when_told(prune):
@@ -292,6 +295,186 @@ def test_settings_that_cannot_be_are_one_sentence(prune, changes, sentence):
     assert sentence in assert_refused(prune(**changes), prune.root)
 
 
+@pytest.mark.parametrize(
+    ("command", "changes", "sentence"),
+    [
+        (
+            "layer",
+            {"layer_min_pruning_rate": 0.6, "layer_max_pruning_rate": 0.4},
+            "`layer_min_pruning_rate` is 0.6 and `layer_max_pruning_rate` is 0.4; the least rate cannot be above the largest.",
+        ),
+        ("layer", {"pruning_distribution": "0:0"}, "`pruning_distribution` is '0:0'; write auto, or attention:MLP shares"),
+        ("layer", {"pruning_distribution": "2-8"}, "`pruning_distribution` is '2-8'; write auto, or attention:MLP shares"),
+        ("layer", {"pruning_distribution": "auto"}, "`pruning_distribution` is auto, which only `global` knows; write"),
+        ("uniform", {"pruning_distribution": "auto"}, "`pruning_distribution` is auto, which only `global` knows; write"),
+        ("layer", {"importance_weight": -1}, "`importance_weight` is -1; it must be a number at least 0 and at most 10."),
+        (
+            "layer",
+            {"freeze_top_n_layers": 40},
+            "`freeze_top_n_layers` is 40, but this model has 5 layers: at least one must stay to be cut.",
+        ),
+        ("global", {"freeze_top_n_layers": 5}, "`freeze_top_n_layers` is 5, but this model has 5 layers"),
+        (
+            "global",
+            {"layer_start": 3, "layer_end": 2},
+            "`layer_start` is 3 and `layer_end` is 2; they must satisfy 0 <= layer_start < layer_end <= 5.",
+        ),
+        ("layer", {"layer_end": 6}, "`layer_start` is 0 and `layer_end` is 6; they must satisfy"),
+        (
+            "layer",
+            {"block_attention_layer_start": 3, "block_attention_layer_end": 3},
+            "`block_attention_layer_start` is 3 and `block_attention_layer_end` is 3; they must satisfy",
+        ),
+        (
+            "global",
+            {"layer_start": 1, "block_mlp_layer_start": 1},
+            "`layer_start / layer_end` and `block_mlp_layer_start` cannot be used together",
+        ),
+        (
+            "uniform",
+            {"protected_layers": "0"},
+            "`uniform` cuts every layer alike, so `protected_layers` cannot be used with it.",
+        ),
+        ("uniform", {"block_mlp_layer_start": 1}, "`uniform` cuts every layer alike, so `block_mlp_layer_start` cannot be"),
+        ("uniform", {"freeze_top_n_layers": 1}, "`uniform` cuts every layer alike, so `freeze_top_n_layers` cannot be used"),
+        ("uniform", {"ratio_basis": "selected"}, "`uniform` and `ratio_basis selected` cannot be used together."),
+        ("uniform", {"pruning_ratio": 0.5}, "0.5 of all parameters cannot be removed"),
+        (
+            "layer",
+            {"layer_importance_samples": 0},
+            "This plan needs the importance of layers, and it was not measured. Measure again with layer_importance_samples",
+        ),
+        ("layer", {"layer_importance_config": "gone.json"}, "The file gone.json is not there."),
+        ("layer", {"layer_importance_method": "taylor"}, "`layer_importance_method` is 'taylor'; it must be one of: removal"),
+        ("global", {"cut_groups": "3x"}, "'3x' does not name groups. Write for example 3a1,5m20-29"),
+        ("global", {"keep_groups": "1a1", "cut_groups": "1a0-1"}, "1a1 is both kept and cut by hand. Keep one."),
+        ("global", {"cut_groups": "1a0-3"}, "layer 1 would keep 0 groups of kind attention; at least 1 must stay."),
+        ("global", {"min_kv_groups": 0}, "`min_kv_groups` is 0; it must be a whole number at least 1."),
+        ("global", {"groups": "x.csv"}, "--groups is no flag of `global` (only of apply). See --help."),
+        ("apply", {}, "Give one of --groups, --table or --plan: the file that says what is cut."),
+        ("apply", {"groups": "a.csv", "table": "b.csv"}, "Give one of --groups, --table or --plan"),
+        ("apply", {"table": "gone.csv"}, "The file gone.csv is not there."),
+        ("apply", {"plan": "gone.json"}, "The file gone.json is not there."),
+    ],
+)
+def test_plans_that_cannot_be_are_one_sentence(prune, command, changes, sentence):
+    refused = prune(command=command, **changes)
+    assert sentence in assert_refused(refused, prune.root) and "[Step" not in refused[1]
+
+
+@pytest.mark.parametrize("command", ["global", "uniform"])
+def test_only_rates_can_match_the_target(prune, command):
+    sentence = assert_refused(prune("--match_target", command=command), prune.root)
+    assert sentence == f"`{command}` and `match_target` cannot be used together. Leave one of them out."
+
+
+def test_notes_about_names_are_left_out_where_something_is_refused(prune):
+    assert "1.5; it must be" in assert_refused(prune("--alpha", 1, "--min_pruning_rate", 1.5, command="layer"), prune.root)
+
+
+def test_layer_once_called_its_layer_method_importance_method(prune):
+    code, _, complaint = prune(command="layer", importance_method="block_influence", layer_importance_samples=2)
+    assert code == 0
+    assert complaint == "Note: --importance_method with a layer method is now called --layer_importance_method.\n"
+    settings = Experiment(prune.root / "run").settings
+    assert (settings["layer_importance_method"], settings["importance_method"]) == ("block_influence", "taylor")
+    twice = {"importance_method": "removal", "layer_importance_method": "activation", "experiment_name": "other"}
+    code, _, complaint = prune(command="layer", **twice)
+    assert code == 2 and complaint.startswith("Error: `layer_importance_method` was given twice") and complaint.count("\n") == 1
+
+
+# files that a person gives --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory) -> Experiment:
+    """A run whose tables can be taken, edited and given back."""
+    root = tmp_path_factory.mktemp("finished")
+    where = ["--base_model", source / "tiny", "--experiment_name", "run", "--output_root", root]
+    fewer = ["--num_samples", 2, "--seq_len", 16, "--corpus", source / "values.txt", "--pruning_ratio", 0.03]
+    assert main(["global", *map(str, [*where, *fewer])]) == 0
+    return Experiment(root / "run")
+
+
+@pytest.mark.parametrize(
+    ("flag", "file"),
+    [("table", "global_group_table.csv"), ("groups", "groups_to_prune.csv")],
+)
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda lines: [line.rpartition(",")[0] for line in lines],
+            "lacks the column 'score'; it needs: layer_idx, group_type",
+        ),
+        (lambda lines: [*lines[:3], "9" + lines[3], *lines[4:]], "row 4: layer_idx 9"),
+        (
+            lambda lines: [*lines[:3], lines[3].replace("mlp", "heads").replace("attention", "heads"), *lines[4:]],
+            "row 4: group_",
+        ),
+        (lambda lines: [*lines, lines[2]], "stands in the table twice"),
+        (
+            lambda lines: [lines[0], *(re.sub(r",(96|768|1536),", ",95,", line) for line in lines[1:])],
+            "is not the cost of this",
+        ),
+        (lambda lines: lines[:1], "has no rows, so it says nothing about what to cut."),
+        (lambda lines: ["", *lines[:0]], "cannot be read"),
+    ],
+)
+def test_a_faulty_table_is_one_sentence_that_names_the_row(prune, finished, tmp_path, flag, file, change, sentence):
+    edited = tmp_path / file
+    edited.write_text("\n".join(change(finished.path(file).read_text().splitlines())) + "\n")
+    refused = prune(command="apply", **{flag: edited})
+    assert sentence in assert_refused(refused, prune.root) and "[Step" not in refused[1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "file"),
+    [("table", "global_group_table.csv"), ("groups", "groups_to_prune.csv"), ("plan", "plan.json")],
+)
+def test_a_file_of_another_model_is_one_sentence(prune, finished, source, tmp_path, flag, file):
+    other = tmp_path / "other"
+    shutil.copytree(source / "tiny", other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    refused = prune(command="apply", base_model=other, **{flag: finished.path(file)})
+    assert f"{file} was made for another model (fingerprint " in assert_refused(refused, prune.root)
+
+
+def test_a_list_that_breaks_a_floor_is_one_sentence_that_names_the_row(prune, finished, tmp_path):
+    header, *lines = finished.path("global_group_table.csv").read_text().splitlines()
+    (tmp_path / "heads.csv").write_text("\n".join([header, *(line for line in lines if line.startswith("2,attention"))]))
+    sentence = assert_refused(prune(command="apply", groups=tmp_path / "heads.csv"), prune.root)
+    assert sentence.endswith("row 5: cut too, layer 2 keeps fewer than 1 groups of kind attention, which must stay.")
+
+
+def test_rows_without_a_sidecar_are_cut_with_a_warning_that_is_printed(prune, finished, tmp_path):
+    shutil.copy(finished.path("groups_to_prune.csv"), tmp_path / "mine.csv")
+    code, printed, _ = prune(command="apply", groups=tmp_path / "mine.csv")
+    assert code == 0 and "mine.csv does not say which model it was made for" in printed
+    assert "[Step 3/11] gradients or activations: skipped (a file says what goes)" in printed
+    assert Experiment(prune.root / "run").read_plan().digest == finished.read_plan().digest
+
+
+def test_an_edited_table_is_cut_as_it_says(prune, finished, tmp_path):
+    """What a spreadsheet does: rows dropped, a score changed."""
+    with finished.path("global_group_table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    dropped = [row for row in rows if (row["layer_idx"], row["group_type"]) != ("2", "mlp")]
+    last = next(row for row in reversed(dropped) if (row["layer_idx"], row["group_type"]) == ("3", "mlp"))
+    last["score"] = "0"
+    with (tmp_path / "edited.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(dropped)
+    assert prune(command="apply", table=tmp_path / "edited.csv", pruning_ratio=0.02)[0] == 0
+    plan = Experiment(prune.root / "run").read_plan()
+    assert len(plan.kept_groups(2, MLP)) == 24
+    assert int(last["group_idx"]) not in plan.kept_groups(3, MLP)
+    assert 0 < plan.actual_ratio <= 0.02
+
+
 def test_a_held_out_text_that_cannot_be_used_is_refused_before_anything_is_measured(prune):
     assert "seq_len" in assert_refused(prune("--test_after_prune", eval_seq_len=64), prune.root)
     refused = prune("--test_after_prune", eval_corpus="gone.txt")
@@ -301,12 +484,12 @@ def test_a_held_out_text_that_cannot_be_used_is_refused_before_anything_is_measu
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--prunning_ratio", "0.2"], "There is no setting `prunning_ratio`; did you mean `pruning_ratio`?"),
-        (["--xyzzy=1"], "There is no setting `xyzzy`."),
+        (["--prunning_ratio", "0.2"], "--prunning_ratio is no flag of `global` (did you mean --pruning_ratio?). See --help."),
+        (["--xyzzy=1"], "--xyzzy is no flag of `global`. See --help."),
         (["--num_examples", "5"], "`num_samples` was given twice with different values: "),
         (["--pruning_ratio"], "argument --pruning_ratio: expected one argument. See --help."),
         (["extra"], "unexpected argument 'extra'. See --help."),
-        (["--save"], "There is no setting `save`"),
+        (["--save"], "--save is no flag of `global`"),
     ],
 )
 def test_flags_that_are_none_are_one_sentence(prune, flags, sentence):
@@ -441,19 +624,27 @@ def test_ctrl_c_stops_a_run_and_says_so(source, tmp_path):
 # help -----------------------------------------------------------------------------------------------------------------
 
 
-def test_help_names_every_setting_with_its_unit_and_default(capsys):
+@pytest.mark.parametrize(
+    ("name", "length", "split"),
+    [("global", 128, "auto"), ("layer", 64, "2:8"), ("uniform", 128, "2:8"), ("apply", 128, "auto")],
+)
+def test_help_names_every_setting_with_its_unit_and_default(capsys, name, length, split):
     with pytest.raises(SystemExit) as ended:
-        main(["global", "--help"])
+        main([name, "--help"])
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     for setting in SETTINGS.values():
+        if setting.commands and name not in setting.commands:
+            assert f"{setting.flag} " not in shown
+            continue
         assert setting.flag in shown and " ".join(setting.help.split()) in shown
         assert all(f"--{old}" not in shown for old in setting.old_names)
         if setting.choices:
             assert f"{setting.flag} {'|'.join(setting.choices)} " in shown
         elif setting.unit:
             assert f"{setting.flag} {setting.unit.upper()} " in shown
-    for group in ("model", "calibration", "importance", "plan", "evaluation", "output"):
+    for group in GROUPS:
         assert f" {group}: --" in shown
-    assert "Length of a calibration window. Default: 128." in shown and "Default: 0.25." in shown
+    assert f"Length of a calibration window. At least 2. Default: {length}." in shown and "Default: 0.25." in shown
+    assert f"auto (global only) lets the scores decide. Default: {split}." in shown
     assert "None" not in shown

@@ -12,6 +12,7 @@ from pruning.errors import PruningError
 from pruning.experiment import Experiment, list_experiments, read_json, write_json, write_whole
 from pruning.planning.allocation import Protection, allocate_global
 from pruning.planning.checkpoint_header import CheckpointHeader
+from pruning.runs.status import RUNNING, JobStatus, delete_experiment, rename_experiment, this_process, write_status
 from tests.planning.examples import random_table, small_config, small_shape
 
 
@@ -19,7 +20,7 @@ def described(root, name="run") -> Experiment:
     experiment = Experiment.create(root, name)
     header = CheckpointHeader(root, small_config(), {}, ())
     header.__dict__["fingerprint"] = "abc"  # of a model without weights
-    experiment.write_settings({"pruning_ratio": 0.25})
+    experiment.write_settings({"pruning_ratio": 0.5})
     experiment.write_model(header, {"numpy": np.__version__})
     return experiment
 
@@ -42,7 +43,7 @@ def test_an_experiment_that_exists_is_refused_and_left_alone(tmp_path):
     described(tmp_path).write_table(random_table(small_shape()))
     with pytest.raises(PruningError, match="'run' exists already"):
         Experiment.create(tmp_path, "run")
-    assert Experiment.open(tmp_path, "run").settings == {"pruning_ratio": 0.25}
+    assert Experiment.open(tmp_path, "run").description()["settings"] == {"pruning_ratio": 0.5}
 
 
 def test_an_experiment_that_measured_nothing_gives_way(tmp_path):
@@ -109,6 +110,68 @@ def test_experiments_are_listed_newest_first(tmp_path):
     (tmp_path / "no_experiment").mkdir()
     assert [e.name for e in list_experiments(tmp_path)] == ["new", "old"]
     assert list_experiments(tmp_path / "missing") == []
+
+
+def test_a_renamed_experiment_is_the_same_under_its_new_name(tmp_path):
+    experiment = described(tmp_path, "old")
+    experiment.update_metrics(perplexity={"after": {"a": 2.0}})
+    renamed = experiment.rename("new")
+    assert [e.name for e in list_experiments(tmp_path)] == ["new"]
+    assert Experiment.open(tmp_path, "new").description()["settings"] == {"pruning_ratio": 0.5, "experiment_name": "new"}
+    assert renamed.metrics()["perplexity"] == {"after": {"a": 2.0}}
+    assert renamed.rename("new") == renamed
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("taken", "already something named 'taken'"), ("../up", "cannot be a folder name")]
+)
+def test_a_name_that_is_taken_or_impossible_changes_nothing(tmp_path, name, sentence):
+    experiment = described(tmp_path, "old")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(PruningError, match=sentence):
+        experiment.rename(name)
+    assert Experiment.open(tmp_path, "old").description()["settings"] == {"pruning_ratio": 0.5}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "taken"]
+
+
+def test_a_deleted_experiment_is_gone_and_its_neighbours_stay(tmp_path):
+    described(tmp_path, "kept")
+    doomed = described(tmp_path, "doomed")
+    doomed.delete()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    with pytest.raises(PruningError, match="no experiment 'doomed'"):
+        doomed.delete()
+
+
+def test_a_folder_of_something_else_is_never_deleted(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(PruningError, match="no experiment 'thesis'"):
+        Experiment(tmp_path / "thesis").delete()
+    assert (tmp_path / "thesis").is_dir()
+
+
+def test_a_deletion_that_stops_halfway_leaves_nothing_in_the_list(tmp_path, monkeypatch):
+    doomed = described(tmp_path, "doomed")
+
+    def busy(path):
+        raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", busy)
+    with pytest.raises(PruningError, match=r"could not be deleted: Device or resource busy"):
+        doomed.delete()
+    assert list_experiments(tmp_path) == []
+
+
+@pytest.mark.parametrize("act", [delete_experiment, lambda e: rename_experiment(e, "new")])
+def test_an_experiment_that_is_worked_on_is_neither_renamed_nor_deleted(tmp_path, act):
+    experiment = described(tmp_path)
+    write_status(experiment, JobStatus("prune", RUNNING, process=this_process()))
+    with pytest.raises(PruningError, match="is being worked on by another job"):
+        act(experiment)
+    assert [e.name for e in list_experiments(tmp_path)] == ["run"]
+    experiment.path("job.json").write_text("{")  # damaged: names no process that could be disturbed
+    act(experiment)
+    assert [e.name for e in list_experiments(tmp_path)] in ([], ["new"])
 
 
 # writing --------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ FLOORS = [
     ("app",),
     ("pages",),
     ("ui",),
-    ("pruning.runs", "pruning.__main__"),
+    ("pruning.commands", "pruning.__main__", "analysis.commands", "analysis.__main__"),
+    ("pruning.runs",),
     ("analysis",),
     ("pruning.model", "pruning.export"),
     ("pruning.experiment",),
@@ -73,7 +74,16 @@ def test_every_module_has_a_floor():
 
 
 @pytest.mark.parametrize(
-    "package", ["pruning.planning", "pruning.settings", "pruning.experiment", "analysis.charts", "analysis.diff"]
+    "package",
+    [
+        "pruning.planning",
+        "pruning.settings",
+        "pruning.experiment",
+        "analysis.charts",
+        "analysis.diff",
+        "analysis.experiments",
+        "analysis.report",
+    ],
 )
 def test_light_modules_bring_in_neither_torch_nor_transformers_nor_streamlit(package):
     found = [module for module in modules() if module == package or module.startswith(package + ".")]

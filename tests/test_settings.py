@@ -39,7 +39,12 @@ def test_impossible_ratios(value, sentence):
         ({"seed": 2**31}, "`seed` is 2147483648; it must be a whole number at least 0 and at most 2147483647."),
         ({"ratio_basis": "all"}, "`ratio_basis` is 'all'; it must be one of: model, selected."),
         ({"save_model": "maybe"}, "`save_model` is 'maybe'; it must be true or false."),
-        ({"prunning_ratio": 0.2}, "There is no setting `prunning_ratio`; did you mean `pruning_ratio`?."),
+        ({"importance_weight": -1}, "`importance_weight` is -1; it must be a number at least 0 and at most 10."),
+        ({"layer_min_pruning_rate": 1.5}, "`layer_min_pruning_rate` is 1.5; it must be a number at least 0 and at most 1."),
+        ({"freeze_top_n_layers": -1}, "`freeze_top_n_layers` is -1; it must be a whole number at least 0."),
+        ({"min_kv_groups": 0}, "`min_kv_groups` is 0; it must be a whole number at least 1."),
+        ({"mlp_multiple": 0}, "`mlp_multiple` is 0; it must be a whole number at least 1."),
+        ({"prunning_ratio": 0.2}, "There is no setting `prunning_ratio` (did you mean `pruning_ratio`?)."),
         ({"num_samples": 5, "num_examples": 6}, "`num_samples` was given twice with different values: 5 and 6. Keep one."),
     ],
 )
@@ -55,7 +60,19 @@ def test_values_are_typed_and_the_rest_is_at_its_default():
     values = resolve({"pruning_ratio": "0.3", "seq_len": "64", "save_model": "True", "seed": 3.0})
     assert (values["pruning_ratio"], values["seq_len"], values["save_model"], values["seed"]) == (0.3, 64, True, 3)
     assert values["num_samples"] == 128
-    assert values.keys() == SETTINGS.keys()
+    assert values.keys() == SETTINGS.keys() | {"strategy"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "samples", "length", "split"),
+    [("global", 128, 128, "auto"), ("layer", 10, 64, "2:8"), ("uniform", 128, 128, "2:8")],
+)
+def test_a_strategy_brings_its_own_defaults_and_is_recorded(strategy, samples, length, split):
+    values = resolve({"pruning_ratio": 0.3}, strategy)
+    assert values["strategy"] == strategy
+    assert (values["num_samples"], values["seq_len"], values["pruning_distribution"]) == (samples, length, split)
+    given = {"num_samples": 7, "seq_len": 8, "pruning_distribution": "1:9"}
+    assert resolve(given, strategy).items() >= given.items()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +83,8 @@ def test_values_are_typed_and_the_rest_is_at_its_default():
         ("taylor_seq_len", "seq_len"),
         ("max_seq_len", "seq_len"),
         ("save_ckpt_log_name", "experiment_name"),
+        ("importance_samples", "layer_importance_samples"),
+        ("importance_config", "layer_importance_config"),
     ],
 )
 def test_old_names(old, name):

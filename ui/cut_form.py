@@ -14,6 +14,8 @@ from ui.translation import error_text, t
 
 _ERROR_KEY = "cut_error"
 _JUDGED_BY = ("prompt", "eval_corpus", "eval_seq_len", "eval_windows")
+_CUT_BY = ("iterative_steps", "reconstruct", "reconstruct_tokens")
+_MOST_ROUNDS = 100
 
 
 def show(experiment: Experiment, plan: PruningPlan, disabled: bool) -> None:
@@ -25,12 +27,13 @@ def show(experiment: Experiment, plan: PruningPlan, disabled: bool) -> None:
                 "prune.plan",
                 ratio=plan.actual_ratio,
                 target=plan.settings.get("pruning_ratio", plan.actual_ratio),
-                basis=t(f"basis.{plan.settings.get('ratio_basis', 'model')}"),
+                basis=t(f"basis.{plan.target_basis}"),
                 attention=totals.attention_groups_removed,
                 mlp=totals.mlp_channels_removed,
                 layers=totals.layers_removed,
             )
         )
+        _way_of_cutting(plan)
         with st.expander(t("prune.judge")):
             columns = st.columns(3)
             with columns[0]:
@@ -54,13 +57,29 @@ def show(experiment: Experiment, plan: PruningPlan, disabled: bool) -> None:
             st.error(message, icon=":material/error:")
 
 
+def _way_of_cutting(plan: PruningPlan) -> None:
+    """At once or in rounds; with repair or without."""
+    columns = st.columns(3, vertical_alignment="bottom")
+    with columns[0]:
+        rounds = settings_widgets.number("iterative_steps", max_value=_MOST_ROUNDS)
+    with columns[1]:
+        repairs = settings_widgets.switch("reconstruct")
+    with columns[2]:
+        settings_widgets.number("reconstruct_tokens", max_value=10_000_000, disabled=not repairs)
+    if rounds > 1:
+        st.caption(t("prune.rounds", rounds=rounds))
+    elif (made_in := plan.settings.get("iterative_steps", 1)) > 1:
+        st.caption(t("prune.rounds.made", rounds=made_in))
+
+
 def _start(experiment: Experiment) -> None:
     try:
-        given = {name: st.session_state[name] for name in _JUDGED_BY if st.session_state.get(name) is not None}
+        given = {name: st.session_state[name] for name in (*_JUDGED_BY, *_CUT_BY) if st.session_state.get(name) is not None}
         known = experiment.settings
         check_corpus(given.get("eval_corpus", known["eval_corpus"]))
         settings = known | {name: resolve(given)[name] for name in given}
-        experiment.write_settings(settings | {"test_before_prune": True, "test_after_prune": True, "save_model": True})
+        asked = {"test_before_prune": True, "test_after_prune": True, "save_model": True, "finetune": False}
+        experiment.write_settings(settings | asked)
         queue().submit("prune", experiment, workspace.hub_token())
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

@@ -1,39 +1,59 @@
 """Shows a running job: bar, rate, time left, Cancel; and how the last one ended. Reads files only."""
 
 from collections import deque
+from collections.abc import Callable
 
 import streamlit as st
 
+from analysis import duration
 from pruning.experiment import Experiment
 from pruning.runs.jobs import queue
-from pruning.runs.status import CANCELLED, FAILED, QUEUED, STEPS, JobStatus, read_status, step_number
+from pruning.runs.status import CANCELLED, FAILED, QUEUED, STEPS, JobStatus, step_number
 from ui.translation import job_error_text, t
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_IDLE_LOOKS = 2.0
 _LOG_LINES = 200
 
 
-def show(experiment: Experiment, kinds: tuple[str, ...]) -> bool:
+def show(
+    experiment: Experiment,
+    kinds: tuple[str, ...],
+    below: Callable[[JobStatus], None] | None = None,
+    cancelled: str | None = None,
+) -> bool:
     """Draws the job of an experiment if it is of one of these kinds; returns whether one is active.
 
-    The panel looks again by itself while the job runs, and redraws the whole page when it ends.
+    The panel looks again by itself while the job runs, draws `below` under it each time, and redraws the whole page when the
+    job ends. `cancelled` is said of a job that was, where it leaves something behind.
     """
-    status = read_status(experiment)
+    status = queue().status(experiment)
     if status is None or not (status.is_active or status.kind in kinds):
         return False
     if status.is_active:
-        st.fragment(_live, run_every=_SECONDS_BETWEEN_LOOKS)(experiment)
+        st.fragment(_live, run_every=_SECONDS_BETWEEN_LOOKS)(experiment, below)
         return True
     if status.state == FAILED:
         st.error(job_error_text(status.error), title=t(f"job.failed.{status.kind}"), icon=":material/error:")
         _log(experiment, status)
     elif status.state == CANCELLED:
-        st.info(t("job.cancelled"), icon=":material/cancel:")
+        st.info(cancelled or t("job.cancelled"), icon=":material/cancel:")
     return False
 
 
-def _live(experiment: Experiment) -> None:
-    status = read_status(experiment)
+def watch(experiment: Experiment) -> None:
+    """Draws the page anew when a job begins that this session did not start."""
+    st.fragment(_look, run_every=_SECONDS_BETWEEN_IDLE_LOOKS)(experiment)
+
+
+def _look(experiment: Experiment) -> None:
+    status = queue().status(experiment)
+    if status and status.is_active:
+        st.rerun()
+
+
+def _live(experiment: Experiment, below: Callable[[JobStatus], None] | None) -> None:
+    status = queue().status(experiment)
     if status is None or not status.is_active:
         st.rerun()
     with st.container(border=True, key="job_panel"):
@@ -43,6 +63,8 @@ def _live(experiment: Experiment) -> None:
             queue().cancel(experiment)
             st.toast(t("job.cancelling"))
         _log(experiment, status)
+    if below is not None:
+        below(status)
 
 
 def _fraction(status: JobStatus) -> float:
@@ -62,7 +84,7 @@ def _progress_text(experiment: Experiment, status: JobStatus) -> str:
         return f"{text} · {t('job.bytes', done=status.done / 2**20, total=status.total / 2**20)}"
     unit = t(f"unit.{status.unit}")
     progress = t("job.progress", done=status.done, total=status.total, unit=unit, rate=status.rate)
-    left = t("job.left", seconds=status.seconds_left or 0)
+    left = t("job.left", time=duration.readable(status.seconds_left or 0))
     return f"{text} · {progress} · {left}"
 
 

@@ -10,10 +10,12 @@ if str(ROOT) not in sys.path:  # Streamlit puts only this script's own folder th
 import streamlit as st  # noqa: E402
 
 from pruning.errors import PruningError  # noqa: E402
-from ui import sidebar, workspace  # noqa: E402
+from ui import language, sidebar, workspace  # noqa: E402
 from ui.translation import error_text, t  # noqa: E402
 
+language.restore()
 st.set_page_config(page_title=t("app.title"), page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
+st.html(ROOT / "ui" / "app.css")
 workspace.restore()
 
 # Each page, the default one too, gets a url_path that differs from its file name: Streamlit's older discovery of a folder
@@ -23,7 +25,10 @@ PAGES = (
     ("importance", "measure-importance", ":material/monitoring:"),
     ("plan", "shape-plan", ":material/tune:"),
     ("prune", "cut-model", ":material/content_cut:"),
+    ("recover", "win-back", ":material/healing:"),
+    ("compare", "weigh-results", ":material/compare:"),
     ("export", "take-home", ":material/download:"),
+    ("learn", "see-why", ":material/school:"),
 )
 pages = [
     st.Page(

@@ -5,6 +5,7 @@ import streamlit as st
 
 from analysis import size
 from analysis.diff import Check
+from ui.csv_download import csv_button
 from ui.translation import t
 
 # What a person looks for first stands where no one has to scroll; the CSV keeps the order of the file.
@@ -23,7 +24,7 @@ def totals(metrics: dict) -> None:
         st.metric(t("plan.actual"), f"{ratio['actual']:.2%}", border=True, help=t("basis.model"))
         st.metric(t("prune.size.before"), size.readable(sizes["before"]), border=True)
         st.metric(t("prune.size.after"), size.readable(sizes["after"]), border=True)
-        for stage in ("before", "after"):
+        for stage in ("before", "after", "repaired"):
             for value in metrics.get("perplexity", {}).get(stage, {}).values():
                 st.metric(t(f"prune.perplexity.{stage}"), t("prune.infinite") if value is None else f"{value:.2f}", border=True)
 
@@ -33,7 +34,7 @@ def checks(results: list[Check]) -> None:
     for check in results:
         icon = ":material/check_circle:" if check.passed else ":material/error:"
         colour = "green" if check.passed else "red"
-        st.markdown(f":{colour}[{icon}] {t(check.key, **check.values)}")
+        st.markdown(f":{colour}[{icon}] {check.sentence(t)}")
 
 
 def table(matrices: pd.DataFrame, file_name: str) -> None:
@@ -44,7 +45,7 @@ def table(matrices: pd.DataFrame, file_name: str) -> None:
     shown = matrices[matrices["layer_idx"].isin(layers)] if layers else matrices
     number = st.column_config.NumberColumn
     st.dataframe(
-        shown,
+        shown.assign(kind=[t(f"table.kind.{kind}") for kind in shown["kind"]]),
         column_config={
             "layer_idx": number(t("table.layer")),
             "module": st.column_config.TextColumn(t("table.module")),
@@ -63,12 +64,4 @@ def table(matrices: pd.DataFrame, file_name: str) -> None:
         height=420,
         alt=t("prune.matrices"),
     )
-    st.download_button(
-        t("prune.matrices.download"),
-        data=lambda: matrices.to_csv(index=False),
-        file_name=file_name,
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-        key="matrices_download",
-    )
+    csv_button(t("prune.matrices.download"), lambda: matrices.to_csv(index=False), file_name, key="matrices_download")

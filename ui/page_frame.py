@@ -1,9 +1,12 @@
 """What every screen has: title, what it is for, an explanation, and what to do first when there is nothing to show."""
 
+from collections.abc import Callable
+
+import plotly.graph_objects as go
 import streamlit as st
 
 from pruning.errors import PruningError
-from ui import workspace
+from ui import plotly_view, tour, workspace
 from ui.translation import error_text, t
 from ui.workspace import Measured
 
@@ -12,6 +15,7 @@ def heading(page: str) -> None:
     """Title and purpose of a screen."""
     st.title(t(f"{page}.title"))
     st.markdown(t(f"{page}.purpose"))
+    tour.show(page)
 
 
 def explanation(page: str, **numbers) -> None:
@@ -39,6 +43,9 @@ def measured_or_stop() -> Measured:
     return found
 
 
-def chart(figure, key: str, alt: str) -> None:
-    """A Plotly chart under a fixed key, so that it stays in place when its data change."""
-    st.plotly_chart(figure, key=key, alt=alt, config={"displaylogo": False})
+def chart(figure: go.Figure, key: str, alt: str, on_click: Callable[[dict], None] | None = None) -> dict | None:
+    """A Plotly chart that stays in place when its data change; `alt` says in words what it shows.
+
+    With `on_click`, returns what was clicked (see `plotly_view.show`) and hands it to `on_click` before the run.
+    """
+    return plotly_view.show(figure, key, alt, on_click=on_click)

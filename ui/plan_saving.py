@@ -5,15 +5,16 @@ import streamlit as st
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
 from pruning.planning.plan import PruningPlan
-from pruning.runs.status import read_status
+from pruning.runs.jobs import queue
+from pruning.runs.planner import Planned
 from ui import workspace
 from ui.translation import error_text, t
 from ui.workspace import Measured
 
 
-def show(found: Measured, plan: PruningPlan) -> None:
+def show(found: Measured, planned: Planned) -> None:
     """Draws the button; a plan for an experiment that was cut already goes into a new one, nothing is overwritten."""
-    if _is_saved(found.experiment, plan):
+    if _is_saved(found.experiment, planned.plan):
         st.success(t("plan.saved"), icon=":material/check:")
         st.page_link(workspace.PAGES_FOLDER / "prune.py", label=t("plan.next"), icon=":material/arrow_forward:")
         return
@@ -21,7 +22,7 @@ def show(found: Measured, plan: PruningPlan) -> None:
         st.caption(t("plan.save.branch", experiment=found.experiment.name))
     if st.button(t("plan.save"), type="primary", icon=":material/check:", width="stretch", key="save_plan"):
         try:
-            experiment = _save(found, plan)
+            experiment = _save(found, planned)
         except PruningError as error:
             st.error(error_text(error), icon=":material/error:")
             return
@@ -35,11 +36,11 @@ def _is_saved(experiment: Experiment, plan: PruningPlan) -> bool:
     return saved is not None and saved.remove_empty_layers == plan.remove_empty_layers and (saved.kept == plan.kept).all()
 
 
-def _save(found: Measured, plan: PruningPlan) -> Experiment:
-    status = read_status(found.experiment)
-    if status and status.is_active:
+def _save(found: Measured, planned: Planned) -> Experiment:
+    status = queue().status(found.experiment)
+    if status and status.is_active and status.kind != "try":  # trying reads no plan.json
         raise PruningError("experiment_busy", name=found.experiment.name)
     experiment = found.experiment.branch() if found.was_cut else found.experiment
-    experiment.write_plan(plan, found.table)
-    experiment.write_settings(experiment.settings | plan.settings | {"experiment_name": experiment.name})
+    experiment.write_plan(planned.plan, found.table, planned.rates)
+    experiment.write_settings(experiment.settings | planned.plan.settings | {"experiment_name": experiment.name})
     return experiment

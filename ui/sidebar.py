@@ -4,11 +4,11 @@ import streamlit as st
 
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
-from pruning.runs.status import read_status
-from ui import workspace
+from pruning.runs.status import state_of
+from ui import language, tour, workspace
 from ui.translation import error_text, plain, t
 
-_PICKER_KEY = "experiment_picker"
+_PICKER_KEY, _LANGUAGE_KEY = "experiment_picker", "language_picker"
 
 
 def show() -> None:
@@ -22,6 +22,8 @@ def show() -> None:
                 _about(experiment)
             except PruningError as error:  # a file of it is broken; the pages must open all the same
                 st.error(error_text(error))
+        tour.switch()
+        _language_picker()
 
 
 def _experiment_picker() -> None:
@@ -43,18 +45,20 @@ def _experiment_picker() -> None:
 
 
 def _about(experiment: Experiment) -> None:
-    st.caption(t(f"sidebar.state.{_state(experiment)}"))
+    st.caption(t(f"sidebar.state.{state_of(experiment)}"))
     base_model = experiment.settings["base_model"]
     if base_model != workspace.chosen_model():
         st.caption(t("sidebar.other_model", model=plain(base_model)))
 
 
-def _state(experiment: Experiment) -> str:
-    status = read_status(experiment)
-    if status and status.is_active:
-        return "running"
-    if experiment.is_cut:
-        return "saved" if experiment.is_saved else "cut"
-    if experiment.is_measured:
-        return "planned" if experiment.is_planned else "measured"
-    return "empty"
+def _language_picker() -> None:
+    """Says the same in every language, so that who cannot read the page finds it."""
+    st.session_state[_LANGUAGE_KEY] = language.current()
+    st.segmented_control(
+        t("sidebar.language"),
+        language.LANGUAGES,
+        format_func=lambda name: t(f"sidebar.language.{name}"),
+        required=True,
+        key=_LANGUAGE_KEY,
+        on_change=lambda: language.choose(st.session_state[_LANGUAGE_KEY]),
+    )

@@ -10,12 +10,23 @@ import pandas as pd
 import streamlit as st
 
 from pruning.errors import PruningError
-from pruning.experiment import PLAN_FILE, RESULT_FILE, SAMPLES_FILE, TABLE_FILE, Experiment, list_experiments, read_json
+from pruning.experiment import (
+    LAYERS_FILE,
+    PLAN_FILE,
+    PLANS_FOLDER,
+    RESULT_FILE,
+    SAMPLES_FILE,
+    TABLE_FILE,
+    Experiment,
+    list_experiments,
+    read_json,
+)
 from pruning.model.model_source import DEMO, ModelPreview, local_folder, preview
 from pruning.planning.checkpoint_header import BYTES_PER_PARAMETER
 from pruning.planning.group_table import GroupTable
+from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
-from pruning.runs.status import read_status
+from pruning.runs.jobs import queue
 from pruning.settings import SETTINGS
 
 from .access import allowed_roots
@@ -97,6 +108,7 @@ class Measured:
 
     experiment: Experiment
     table: GroupTable
+    layers: LayerImportance | None = None
 
     @property
     def was_cut(self) -> bool:
@@ -114,7 +126,18 @@ def measured() -> Measured | None:
     if experiment is None or not experiment.is_measured:
         return None
     path = experiment.path(TABLE_FILE)
-    return Measured(experiment, _cached_table(str(experiment.folder), path.stat().st_mtime_ns))
+    return Measured(experiment, _cached_table(str(experiment.folder), path.stat().st_mtime_ns), layers_of(experiment))
+
+
+def layers_of(experiment: Experiment) -> LayerImportance | None:
+    """The importance of layers in the experiment's folder, None when they were not measured."""
+    path = experiment.path(LAYERS_FILE)
+    return _cached_layers(str(experiment.folder), path.stat().st_mtime_ns) if path.exists() else None
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _cached_layers(folder: str, modified: int) -> LayerImportance | None:
+    return Experiment(Path(folder)).read_layer_importance()
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -149,6 +172,17 @@ def _cached_plan(folder: str, modified: int) -> PruningPlan:
     return Experiment(Path(folder)).read_plan()
 
 
+def named_plan(experiment: Experiment, name: str) -> PruningPlan:
+    """A plan that was kept under a name; raises PruningError when it cannot be read."""
+    path = experiment.path(PLANS_FOLDER, f"{name}.json")
+    return _cached_named_plan(str(experiment.folder), name, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _cached_named_plan(folder: str, name: str, modified: int) -> PruningPlan:
+    return Experiment(Path(folder)).read_named_plan(name)
+
+
 @dataclass(frozen=True)
 class Result:
     """What a cut left in its experiment."""
@@ -160,7 +194,7 @@ class Result:
 
 def result_of(experiment: Experiment) -> Result | None:
     """The result of a finished cut, None when there is none (yet)."""
-    status = read_status(experiment)
+    status = queue().status(experiment)
     if not experiment.is_cut or (status and status.is_active and status.kind == "prune"):
         return None
     samples = read_json(experiment.path(SAMPLES_FILE), 1) if experiment.has(SAMPLES_FILE) else None

@@ -36,6 +36,12 @@ def written_whole(target: Path, needed: int) -> Iterator[Path]:
         _remove(part)
 
 
+def room(folder: Path, needed: int) -> str:
+    """What is needed and what is free, in words; raises PruningError when it does not fit."""
+    _require_room(folder, needed)
+    return f"{_size(needed)} needed, {_size(shutil.disk_usage(folder).free)} free"
+
+
 def _require_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:

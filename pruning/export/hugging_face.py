@@ -5,7 +5,6 @@ layers of different sizes: also configuration_pruned.py and modeling_pruned.py, 
 """
 
 import copy
-import json
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -18,16 +17,18 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..errors import PruningError
 from ..model.architecture import CODE_FILES, PRUNED_MODELS, auto_map
-from ..planning.checkpoint_header import INDEX_FILE, read_config
+from ..planning.checkpoint_header import read_config
 from ..planning.shape import FAMILIES, PRUNED_PREFIX
 from .disk import written_whole
+from .formats import SMALL_FILES
 from .model_card import model_card
 from .reload_check import check_reload
+from .shards import write_index
 
 __all__ = ["check_reload", "load_trusted", "model_card", "save_model", "write_zip"]
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise Cancelled
-_SMALL_FILES = 64 * 2**20  # config, tokenizer and code take less
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 _CHUNK = 8 * 2**20
 
 
@@ -38,26 +39,20 @@ def save_model(
     max_shard_size: int | str = "5GB",
     dtype: torch.dtype | None = None,
     on_progress: Progress | None = None,
+    source: Path | None = None,
 ) -> None:
     """Writes `folder`, replacing one that stands there once all is written; weights as `dtype` (default: the model's).
 
-    Raises PruningError when the disk is full or cannot be written. The folder loads with `from_pretrained`; with
-    `trust_remote_code=True` where layers differ in size.
+    Licence files of the `source` folder are carried over. Raises PruningError when the disk is full or cannot be written.
+    The folder loads with `from_pretrained`; with `trust_remote_code=True` where layers differ in size.
     """
     dtype = dtype or model.dtype
     weights = dict(model.named_parameters())  # a tied lm_head comes once, as embed_tokens
     total = sum(weight.numel() for weight in weights.values()) * dtype.itemsize
-    with written_whole(Path(folder), total + _SMALL_FILES) as part:
+    with written_whole(Path(folder), total + SMALL_FILES) as part:
         part.mkdir()
         _write_weights(weights, dtype, part, max_shard_size, total, on_progress)
-        _write_config(model, dtype, part)
-        # Not `save_pretrained`: it refuses settings that many published models come with (temperature without do_sample).
-        model.generation_config.to_json_file(part / "generation_config.json")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(part)
-        # safetensors makes its files readable for their owner only.
-        for file in part.glob("*.safetensors"):
-            shutil.copymode(part / "config.json", file)
+        write_small_files(part, model, dtype, tokenizer, source)
 
 
 def _write_weights(
@@ -76,10 +71,36 @@ def _write_weights(
         save_file(shard, folder / file, metadata={"format": "pt"})
         done += sum(weight.nbytes for weight in shard.values())
     if plan.is_sharded:
-        index = {"metadata": {"total_size": total}, "weight_map": plan.tensor_to_filename}
-        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_index(folder, plan.tensor_to_filename, total)
     if on_progress:
         on_progress(total, total)
+
+
+def write_small_files(
+    folder: Path,
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase | None,
+    source: Path | None = None,
+) -> None:
+    """Writes all of a model folder but its weights: config and code, generation config, tokenizer with its chat template,
+    licence files of the source. The weights of `model` are not looked at.
+    """
+    _write_config(model, dtype, folder)
+    # Not `save_pretrained`: it refuses settings that many published models come with (temperature without do_sample).
+    model.generation_config.to_json_file(folder / "generation_config.json")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    for file in _licences(source):
+        shutil.copyfile(file, folder / file.name)
+    # safetensors makes its files readable for their owner only.
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", file)
+
+
+def _licences(source: Path | None) -> list[Path]:
+    found = {file for pattern in LICENCE_FILES for file in source.glob(pattern)} if source else set()
+    return sorted(file for file in found if file.is_file())
 
 
 def _write_config(model: PreTrainedModel, dtype: torch.dtype, folder: Path) -> None:
@@ -117,7 +138,7 @@ def write_zip(folder: Path, zip_path: Path, on_progress: Progress | None = None)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     total = sum(file.stat().st_size for file in files)
     done = 0
-    with written_whole(zip_path, total + _SMALL_FILES) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+    with written_whole(zip_path, total + SMALL_FILES) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
             name = Path(folder.name) / file.relative_to(folder)
             entry = zipfile.ZipInfo.from_file(file, name, strict_timestamps=False)  # zip knows no time before 1980

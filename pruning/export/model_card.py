@@ -7,19 +7,29 @@ from pathlib import Path
 
 from ..experiment import Experiment
 from ..planning.checkpoint_header import read_config
-from ..planning.plan import PruningPlan
+from ..planning.plan import TARGET_BASES, PruningPlan
 from ..planning.shape import PRUNED_PREFIX, LayerShape
+from .formats import BIN, FORMATS, GGUF_KINDS, HF, PLAN, file_of, folder_of
+from .sample_code import sample_code
 
-_BASES = {"model": "all parameters of the model", "selected": "the parameters of the layers that may be cut"}
 _WHY_CODE = (
     "The layers differ in size, which stock classes cannot hold: `configuration_pruned.py` and `modeling_pruned.py` in this "
     "folder build them. So `trust_remote_code=True` is needed, and transformers 5.15 or newer."
 )
+_READERS = {False: " for llama.cpp, here through `llama-cpp-python`", True: ", a state dict of torch"}
+_REPAIRED = "least squares on what stays of `o_proj` and `down_proj`"
 _STAGES = {"before": "before the cut", "after": "after the cut", "repaired": "repaired", "recovered": "recovered"}
 
 
-def model_card(experiment: Experiment) -> str:
-    """Markdown with a Hugging Face header. Raises PruningError when settings or plan of the experiment cannot be read."""
+def model_card(
+    experiment: Experiment, name: str = HF, place: str | None = None, beside: tuple[str, ...] = (*GGUF_KINDS, BIN)
+) -> str:
+    """Markdown with a Hugging Face header, for the folder of this format; `place` is its hub id once it goes there.
+
+    Of the single files only those `beside` it are listed, if they were checked.
+
+    Raises PruningError when settings or plan of the experiment cannot be read.
+    """
     plan, metrics = experiment.read_plan(), experiment.metrics()
     settings = experiment.settings | plan.settings
     sections = [
@@ -27,7 +37,8 @@ def model_card(experiment: Experiment) -> str:
         f"# {_base_name(settings)}, pruned",
         _summary(settings, plan, metrics),
         _perplexity(metrics),
-        _how_to_load(experiment),
+        _how_to_load(experiment, name, place, beside),
+        _checks(metrics, (name, *beside) if place else FORMATS),
         _layers(plan),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -57,14 +68,16 @@ def _summary(settings: dict, plan: PruningPlan, metrics: dict) -> str:
     before, after = plan.shape, plan.shape_after
     rows = [
         ("base model", f"`{_base_name(settings)}`"),
-        ("strategy", _code(settings.get("strategy"))),
-        ("importance", _code(settings.get("importance_method"))),
-        ("ratio, target", f"{target:.2%} of {_BASES.get(basis, basis)}" if target is not None else None),
-        ("ratio, actual", f"{ratio.get('actual', plan.actual_ratio):.2%} of {_BASES['model']}"),
+        ("strategy", _code(plan.settings.get("strategy", "chosen by hand, from a file"))),
+        ("importance", _code(settings.get("importance_method")) if "strategy" in plan.settings else None),
+        ("ratio, target", f"{target:.2%} of {TARGET_BASES.get(basis, basis)}" if target is not None else None),
+        ("ratio, actual", f"{ratio.get('actual', plan.actual_ratio):.2%} of {TARGET_BASES['model']}"),
         ("parameters", f"{before.parameters:,} before, {after.parameters:,} after"),
         ("attention groups", f"{_groups(before.layers):,} before, {_groups(after.layers):,} after"),
         ("MLP channels", f"{_channels(before.layers):,} before, {_channels(after.layers):,} after"),
         ("layers", f"{before.num_layers} before, {after.num_layers} after"),
+        ("repair", _REPAIRED if metrics.get("repair") else None),
+        ("recovery", _recovered(metrics.get("recovery"))),
         ("size of the weight files", _size(metrics.get("size_bytes", {}))),
     ]
     table = [f"| {name} | {value} |" for name, value in rows if value is not None]
@@ -72,6 +85,14 @@ def _summary(settings: dict, plan: PruningPlan, metrics: dict) -> str:
         "Whole attention groups (a KV head with its query heads) and whole MLP channels were removed: the matrices are smaller."
     )
     return "\n".join([text, "", "| | |", "| --- | --- |", *table])
+
+
+def _recovered(recovery: dict | None) -> str | None:
+    """How the cut model was trained; None where it was not."""
+    if not recovery:
+        return None
+    distilled = ", distilled from the unpruned model" if recovery["distill_weight"] else ""
+    return f"{recovery['method']}, {recovery['steps']:,} steps of {recovery['tokens_per_step']:,} tokens{distilled}"
 
 
 def _groups(layers: tuple[LayerShape, ...]) -> int:
@@ -112,24 +133,46 @@ def _basis(basis: dict) -> str:
     return f"{measured}{predicted}; each window on its own."
 
 
-def _how_to_load(experiment: Experiment) -> str:
-    config = read_config(experiment.model_folder) if experiment.has("model", "config.json") else {}
+def _how_to_load(experiment: Experiment, name: str, place: str | None, beside: tuple[str, ...]) -> str:
+    saved = experiment.model_folder  # every number format has its code
+    config = read_config(saved) if (saved / "config.json").is_file() else {}
     own_code = str(config.get("model_type")).startswith(PRUNED_PREFIX)
-    trust = ", trust_remote_code=True" if own_code else ""
     why = _WHY_CODE if own_code else "All layers are of one size; stock classes load it."
-    return f"""## How to load
+    where = "" if place else f" Run this where the folder `{folder_of(name)}` lies:"
+    parts = [f"## How to load\n\n{why}{where}", _python(sample_code(name, own_code, place))]
+    for other in _checked(experiment, beside):
+        parts += [f"`{file_of(other)}`{_READERS[other == BIN]}:", _python(sample_code(other))]
+    return "\n\n".join(parts)
 
-{why}
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+def _checked(experiment: Experiment, names: tuple[str, ...]) -> list[str]:
+    """Those of the formats that were made of the model and checked."""
+    known = experiment.metrics().get("export_check", {})
+    return [name for name in names if known.get(name)]
 
-folder = "path/to/this/folder"
-tokenizer = AutoTokenizer.from_pretrained(folder{trust})
-model = AutoModelForCausalLM.from_pretrained(folder{trust})
-inputs = tokenizer("Once upon a time", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
-```"""
+
+def _python(code: str) -> str:
+    return f"```python\n{code}```"
+
+
+def _checks(metrics: dict, names: tuple[str, ...]) -> str | None:
+    """What loading each of these formats again in a fresh process gave, beside the model in memory."""
+    known = metrics.get("export_check", {}).items()
+    found = {name: check for name, check in known if check and name in names and name != PLAN}
+    if not found:
+        return None
+    rows = [f"| `{name}` | {_check_cells(check)} |" for name, check in found.items()]
+    head = "| format | largest difference of logits | top-1 agreement | llama.cpp |\n| --- | --- | --- | --- |"
+    told = "Each format was loaded again in a fresh process and held against the cut model, in float32 on 4 windows."
+    return "\n".join(["## Checks", "", told, "", head, *rows])
+
+
+def _check_cells(check: dict) -> str:
+    if check.get("max_abs_diff") is None:
+        return "not loaded: names, shapes and sizes agree | - | -"
+    found = check.get("llama_cpp")
+    words = f"{found['equal']} of {found['tokens']} greedy tokens equal" if found else "-"
+    return f"{check['max_abs_diff']:.1e} | {check['top1']:.2%} | {words}"
 
 
 def _layers(plan: PruningPlan) -> str:

@@ -1,8 +1,9 @@
-"""Is the folder the model? A fresh process loads it as any user would, and its logits are held against the ones here.
+"""Is the export the model? A fresh process loads it as any user would, and its logits are held against the ones here.
 
-    this process: model -> float32 logits -> reference file        fresh process: folder -> float32 logits -> differences
+    this process: model -> float32 logits -> reference file        fresh process: export -> float32 logits -> differences
 
-The fresh process knows none of this project's classes: it finds the code of layers that differ in size in the folder.
+Of a folder the fresh process knows none of this project's classes: it finds the code of layers that differ in size in it.
+How a .bin or .gguf is opened: opened_file.py.
 """
 
 import json
@@ -37,16 +38,38 @@ def check_reload(
     `windows` are token ids, [samples, seq_len] int64. Both sides compute in float32; the model here first takes the
     rounding of the folder's dtype. Raises PruningError when the folder does not load, or the difference is 1e-4 or more.
     """
-    with tempfile.TemporaryDirectory(prefix="reload-check-") as temporary:
-        reference = Path(temporary) / "reference.safetensors"
-        try:
-            _write_reference(reference, Path(folder), model, tokenizer, windows)
-        except (OSError, SafetensorError) as error:
-            raise PruningError("disk_write", path=reference, reason=error) from error
-        result = _in_fresh_process(Path(folder).resolve(), reference, str(model.device))
+    result = _compared(Path(folder), Path(folder), model, tokenizer, windows, "hf")
     if not result["max_abs_diff"] < TOLERANCE:  # written so that NaN fails
         raise PruningError("export_mismatch", difference=result["max_abs_diff"])
     return result
+
+
+def check_file(path: Path, kind: str, folder: Path, model: PreTrainedModel, windows: torch.Tensor) -> dict:
+    """As `check_reload`, of a file that was made from the model folder `folder`: `kind` is "bin" or a type of GGUF.
+
+    Every tensor of a GGUF file is held against the folder's, and what llama.cpp continues is compared where it is installed:
+    {"llama_cpp": {"tokens": 32, "equal": tokens until the first difference}}; they may part only where the two best logits
+    are closer than 1e-4. Rounding to F16, BF16 or Q8_0 may change
+    logits by any amount, which is reported; everything else must agree to 1e-4.
+    """
+    result = _compared(Path(path), Path(folder), model, None, windows, kind)
+    if result.pop("exact") and not result["max_abs_diff"] < TOLERANCE:
+        raise PruningError("export_mismatch", difference=result["max_abs_diff"])
+    found = result.get("llama_cpp", {})
+    if not found.pop("gap", 0.0) < TOLERANCE:
+        raise PruningError("export_llama_cpp", **found)
+    return result
+
+
+def _compared(path: Path, folder: Path, model, tokenizer, windows: torch.Tensor, kind: str) -> dict:
+    with tempfile.TemporaryDirectory(prefix="reload-check-") as temporary:
+        reference = Path(temporary) / "reference.safetensors"
+        try:
+            _write_reference(reference, folder, model, tokenizer, windows)
+        except (OSError, SafetensorError) as error:
+            raise PruningError("disk_write", path=reference, reason=error) from error
+        source = () if kind == "hf" else (kind, folder.resolve())
+        return _in_fresh_process(path.resolve(), reference, str(model.device), *source)
 
 
 def _write_reference(file: Path, folder: Path, model, tokenizer, windows: torch.Tensor) -> None:
@@ -81,11 +104,11 @@ def _as_saved(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
         model.train(training)
 
 
-def _in_fresh_process(folder: Path, reference: Path, device: str) -> dict[str, float]:
+def _in_fresh_process(path: Path, reference: Path, device: str, *source: str | Path) -> dict:
     """What the fresh process prints; raises PruningError with the last line of its complaint when it fails."""
     modules_cache = reference.parent / "modules"  # empty, so that the code in the folder is the code that runs
     environment = os.environ | {"HF_MODULES_CACHE": str(modules_cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "pruning.export.reload_check", str(folder), str(reference), device]
+    command = [sys.executable, "-m", "pruning.export.reload_check", *map(str, (path, reference, device, *source))]
     try:
         done = subprocess.run(
             command,
@@ -105,21 +128,34 @@ def _in_fresh_process(folder: Path, reference: Path, device: str) -> dict[str, f
         raise PruningError("export_reload", reason=complaint[-1]) from error
 
 
-def compare(folder: str, reference: str, device: str) -> dict[str, float]:
-    """The fresh process's part: loads `folder` and compares; ends the process with a sentence when it does not load well."""
+def compare(path: str, reference: str, device: str, kind: str = "hf", source: str = "") -> dict:
+    """The fresh process's part: loads `path` and compares; ends the process with a sentence when it does not load well."""
     tensors = load_file(reference)
-    own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)
-    if "token_ids" in tensors:
-        _check_tokenizer(folder, own_code, tensors["token_ids"])
-    model = _load(folder, own_code, device)
+    if kind == "hf":
+        return _differences(_opened_folder(path, tensors, device), tensors)
+    from .opened_file import open_bin, open_gguf
+
+    opened = open_bin(path) if kind == "bin" else open_gguf(path, source)
+    result = _differences(opened.model.to(device), tensors) | {"exact": opened.exact}
+    return result | (opened.continued(tensors["windows"][0]) if kind == "F32" else {})
+
+
+def _differences(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, float]:
     differences, agreeing = [], 0
     with torch.inference_mode():
         for window, expected in zip(tensors["windows"], tensors["logits"], strict=True):
-            logits = model(window[None].to(device), use_cache=False).logits[0].cpu()
+            logits = model(window[None].to(model.device), use_cache=False).logits[0].cpu()
             differences.append((logits - expected).abs().max())
             agreeing += (logits.argmax(-1) == expected.argmax(-1)).sum().item()
     # torch's maximum, not Python's: that one loses a NaN.
     return {"max_abs_diff": torch.stack(differences).max().item(), "top1": agreeing / tensors["windows"].numel()}
+
+
+def _opened_folder(folder: str, tensors: dict[str, torch.Tensor], device: str) -> PreTrainedModel:
+    own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)
+    if "token_ids" in tensors:
+        _check_tokenizer(folder, own_code, tensors["token_ids"])
+    return _load(folder, own_code, device)
 
 
 def _check_tokenizer(folder: str, own_code: bool, expected: torch.Tensor) -> None:

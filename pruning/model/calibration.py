@@ -8,7 +8,7 @@ Calibration and held-out text never mix: `python-stdlib` keeps the modules of HE
 import hashlib
 import json
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +31,9 @@ _HUB_DATASETS = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", {CALIBRATION: "train", HELD_OUT: "test"}),
     "c4": ("allenai/c4", None, {CALIBRATION: "train", HELD_OUT: "validation"}),
 }
+_STREAMED = ("c4",)
 _C4_FILES = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4-validation.00000-of-00008.json.gz"}
-_MAX_DOCUMENTS = 20_000  # of a hub corpus; far more text than any setting asks for
+_MAX_DOCUMENTS = 20_000  # of c4, which is too large to be downloaded as a whole; its key says so
 _POOL_FACTOR = 8  # windows are drawn from a pool this many times as large as asked for
 
 
@@ -100,9 +101,24 @@ def draw_samples(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, num_samples
 def even_windows(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, seq_len: int, count: int) -> torch.Tensor:
     """Fixed windows spread evenly over the whole text (`count` 0: all of them), int64 [windows, seq_len]."""
     pool = windows(token_stream(corpus.documents, tokenizer), seq_len, corpus.name)
-    if count == 0 or count >= len(pool):
-        return pool
-    return pool[torch.from_numpy(np.linspace(0, len(pool) - 1, count).round().astype(np.int64))]
+    return pool[_spread(len(pool), count)]
+
+
+def windows_left_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, seq_len: int, count: int, most: int) -> torch.Tensor:
+    """Of the windows that `even_windows` leaves out at most `most`, spread evenly too, int64 [windows, seq_len].
+
+    There may be none: `count` is 0, or the text is short.
+    """
+    pool = windows(token_stream(corpus.documents, tokenizer), seq_len, corpus.name)
+    left_out = np.setdiff1d(np.arange(len(pool)), _spread(len(pool), count))
+    return pool[left_out[_spread(len(left_out), most)]]
+
+
+def _spread(size: int, count: int) -> np.ndarray:
+    """`count` positions spread evenly over `size` ones; all of them for 0, or where there are no more."""
+    if count == 0 or count >= size:
+        return np.arange(size)
+    return np.linspace(0, size - 1, count).round().astype(np.int64)
 
 
 def token_stream(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, at_least: int | None = None) -> torch.Tensor:
@@ -167,23 +183,36 @@ def _parquet_documents(path: Path, text_column: str) -> list[str]:
 
 
 def _hub_documents(name: str, split: str, text_column: str) -> tuple[list[str], str]:
+    _, config, splits = _hub_dataset(name)
+    column = "text" if name in _HUB_DATASETS else text_column
+    rows, columns = hub_rows(name, split)
+    if column not in (columns or [column]):
+        raise PruningError("corpus_column", corpus=name, column=column, columns=", ".join(columns))
+    texts = [row[column] for row in rows if isinstance(row[column], str)]
+    # wikitext has one line per row; its articles only make sense joined
+    documents = ["\n\n".join(texts)] if name == "wikitext2" else texts
+    part = f", first {_MAX_DOCUMENTS:,} documents" if name in _STREAMED else ""
+    return documents, f"{name} ({config or splits[split]}{part})"
+
+
+def hub_rows(name: str, split: str) -> tuple[Sequence[dict], list[str]]:
+    """All rows of the calibration or held-out part of a hub dataset (of c4 the first), and names of its columns."""
     import datasets  # a second or more; the offline corpora do not need it
 
-    dataset_id, config, splits = _HUB_DATASETS.get(name, (name, None, {CALIBRATION: "train", HELD_OUT: "test"}))
+    dataset_id, config, splits = _hub_dataset(name)
     part = splits[split]
-    column = "text" if name in _HUB_DATASETS else text_column
     files = {"data_files": {part: _C4_FILES[part]}} if name == "c4" else {}
     _refuse_when_offline(name, dataset_id)
     try:
-        rows = datasets.load_dataset(dataset_id, config, split=part, streaming=name == "c4", **files)
-        if column not in (rows.column_names or [column]):
-            raise PruningError("corpus_column", corpus=name, column=column, columns=", ".join(rows.column_names))
-        texts = [row[column] for row in rows.take(_MAX_DOCUMENTS) if isinstance(row[column], str)]
+        rows = datasets.load_dataset(dataset_id, config, split=part, streaming=name in _STREAMED, **files)
+        return list(rows.take(_MAX_DOCUMENTS)) if name in _STREAMED else rows, rows.column_names or []
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise PruningError("corpus_unreachable", corpus=name, reason=first_line(error)) from error
-    # wikitext has one line per row; its articles only make sense joined
-    documents = ["\n\n".join(texts)] if name == "wikitext2" else texts
-    return documents, f"{name} ({config or part})"
+
+
+def _hub_dataset(name: str) -> tuple[str, str | None, dict[str, str]]:
+    """Id, config and parts of a hub dataset."""
+    return _HUB_DATASETS.get(name, (name, None, {CALIBRATION: "train", HELD_OUT: "test"}))
 
 
 def _refuse_when_offline(name: str, dataset_id: str) -> None:

@@ -20,7 +20,7 @@ from ..planning.shape import PRUNED_PREFIX
 from .model_source import fetch
 from .runtime import is_out_of_memory, resolve_attention, resolve_device, resolve_dtype
 
-_SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoadedModel:
     @property
     def saved_dtype(self) -> torch.dtype:
         """The number format of the files, which a cut model is saved in."""
-        return _SAFETENSORS_DTYPES.get(self.header.dtype, self.model.dtype)
+        return SAFETENSORS_DTYPES.get(self.header.dtype, self.model.dtype)
 
 
 def open_checkpoint(base_model: str, token: str | None = None, trust_remote_code: bool = False) -> CheckpointHeader:
@@ -99,9 +99,17 @@ def _load_model(header: CheckpointHeader, options: dict, own_class: bool, trust_
         if header.tensors or isinstance(error, ValueError):
             raise PruningError("load_failed", folder=header.folder, reason=first_line(error)) from error
         raise PruningError("weights_truncated", file=header.weight_files[0], reason=first_line(error)) from error
+    refuse_unless_all_fitted(info)
+    return model
+
+
+def refuse_unless_all_fitted(info: dict) -> None:
+    """Raises PruningError for the first weight that `from_pretrained` missed, had no place for, or found of another shape.
+
+    `info` is what it gives with `output_loading_info`.
+    """
     for code, names in (("weights_missing", info["missing_keys"]), ("weights_unexpected", info["unexpected_keys"])):
         if names:
             raise PruningError(code, name=min(names), more="")
     for name, found, expected in sorted(info["mismatched_keys"]):
         raise PruningError("weights_mismatch", name=name, found=list(found), expected=list(expected))
-    return model

@@ -34,3 +34,8 @@ def text_file(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise PruningError("corpus_file_missing", path=name) from error
+
+
+def are_same_file(one: str, other: str) -> bool:
+    """Whether two corpora are one file, of which no part is held out."""
+    return kind_of_corpus(one) == kind_of_corpus(other) == FILE and text_file(one).samefile(text_file(other))

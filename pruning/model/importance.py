@@ -1,52 +1,109 @@
 """How much each prunable group matters: one number per group, measured on calibration samples (methods.md section 2).
 
-    samples -> batches -> gradients, summed over all batches -> abs(theta * gradient), summed over each group
+    taylor      abs(theta * g_bar)                              gradients, added up over all batches
+    taylor_2nd  abs(theta * g_bar) + 1/2 theta^2 h              and each batch's own, squared
+    l1, l2      abs(theta); theta^2                             weights alone
+    wanda, gate, fisher                                         see activation_importance.py
 
-A method is a function (model, shape, samples, ...) -> importance [groups]; `IMPORTANCE_METHODS` names them.
-Knows nothing about plans.
+A method is a function (model, shape, calibration) -> importance [groups], 0 for groups of other layers than
+`calibration.layers`. `IMPORTANCE_METHODS` names them. Knows nothing about plans.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..errors import PruningError
 from ..planning.groups import GroupIndex, type_names
-from ..planning.kept_indices import group_axis
 from ..planning.shape import ModelShape
+from .activation_importance import fisher, gate, wanda
+from .grouped_parameters import GroupedParameter, grouped_parameters
+from .loss import Calibration, OnProgress, gradients_for, summed_loss
 
-_NO_TARGET = -100
-OnProgress = Callable[[int, int], None]  # (samples done, samples in all); may raise Cancelled
 
-
-def taylor(
-    model: PreTrainedModel,
-    shape: ModelShape,
-    samples: torch.Tensor,
-    batch_size: int,
-    on_progress: OnProgress = lambda done, total: None,
-) -> np.ndarray:
+def taylor(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
     """I(u) = sum over theta in u of abs(theta * g_bar), [groups] float64 over the positions of GroupIndex(shape).
 
-    g_bar is the gradient of the mean next-token loss over all of `samples` (int64 [samples, seq_len]). First-order Taylor
-    importance (Molchanov 2019), element by element as in LLM-Pruner (2305.11627). Independent of the batch size.
+    g_bar is the gradient of the mean next-token loss over all samples. First-order Taylor importance (Molchanov 2019),
+    element by element as in LLM-Pruner (2305.11627). Independent of the batch size.
     """
-    parameters = group_parameters(model, shape)
-    with gradients_for(model, [p for _, p, _ in parameters]):
-        accumulate_gradients(model, samples, batch_size, on_progress)
-        importance = np.zeros(GroupIndex(shape).size)
-        for positions, parameter, (dim, width) in parameters:
-            importance[positions] += _sum_per_group((parameter.detach() * parameter.grad).abs_(), dim, width)
-            parameter.grad = None
+    grouped = grouped_parameters(model, shape, calibration.layers)
+    importance = np.zeros(GroupIndex(shape).size)
+    with gradients_for(model, [g.parameter for g in grouped]):
+        for batch in calibration.batches(model):
+            (summed_loss(model, batch) / calibration.predicted_tokens).backward()
+        for g in grouped:
+            importance[g.positions] += g.sum_per_group((g.parameter.detach() * g.parameter.grad).abs_())
+            g.parameter.grad = None
     return importance
 
 
-IMPORTANCE_METHODS: dict[str, Callable[..., np.ndarray]] = {"taylor": taylor}
+def taylor_2nd(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
+    """I(u) = sum over theta in u of abs(theta * g_bar) + 1/2 theta^2 h, [groups] float64 (LLM-Pruner 2305.11627).
+
+    h is the mean over batches of the squared gradient of the batch's mean loss (diagonal Fisher), so the result depends
+    on the batch size. The second term is linear in h: each batch is folded into the scores at once, no h is kept.
+    """
+    grouped = grouped_parameters(model, shape, calibration.layers)
+    batch_count = math.ceil(len(calibration.samples) / calibration.batch_size)
+    importance = np.zeros(GroupIndex(shape).size)
+    g_bar: dict[nn.Parameter, torch.Tensor] = {}  # as it adds up
+    share_of_all = 1.0  # of the samples, in the batch under way
+
+    def fold(parameter: nn.Parameter, g: GroupedParameter) -> None:
+        """Runs when the batch's gradient of a parameter is complete: its part of the loss over all samples."""
+        part = parameter.grad
+        squared = (parameter.detach().float() * part.float()).square_().mul_(0.5 / share_of_all**2 / batch_count)
+        importance[g.positions] += g.sum_per_group(squared)
+        g_bar[parameter] = g_bar[parameter].add_(part) if parameter in g_bar else part
+        parameter.grad = None  # the next batch's gradient takes this one's memory
+
+    with gradients_for(model, [g.parameter for g in grouped]), contextlib.ExitStack() as hooks:
+        for g in grouped:
+            hooks.callback(g.parameter.register_post_accumulate_grad_hook(functools.partial(fold, g=g)).remove)
+        for batch in calibration.batches(model):
+            share_of_all = len(batch) / len(calibration.samples)
+            (summed_loss(model, batch) / calibration.predicted_tokens).backward()
+        for g in grouped:
+            importance[g.positions] += g.sum_per_group((g.parameter.detach() * g_bar.pop(g.parameter)).abs_())
+    return importance
+
+
+@torch.no_grad()
+def l1(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
+    """I(u) = sum over theta in u of abs(theta), [groups] float64; weights only, no samples."""
+    importance = np.zeros(GroupIndex(shape).size)
+    for g in grouped_parameters(model, shape, calibration.layers):
+        importance[g.positions] += g.sum_per_group(g.parameter.abs())
+    return importance
+
+
+@torch.no_grad()
+def l2(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
+    """I(u) = sqrt(sum over theta in u of theta^2), [groups] float64; weights only, no samples."""
+    squares = np.zeros(GroupIndex(shape).size)
+    for g in grouped_parameters(model, shape, calibration.layers):
+        squares[g.positions] += g.sum_per_group(g.parameter.float().square())
+    return np.sqrt(squares)
+
+
+IMPORTANCE_METHODS: dict[str, Callable[..., np.ndarray]] = {
+    "taylor": taylor,
+    "taylor_2nd": taylor_2nd,
+    "wanda": wanda,
+    "l1": l1,
+    "l2": l2,
+    "gate": gate,
+    "fisher": fisher,
+}
+NEEDS_NO_SAMPLES = ("l1", "l2")
+DEPENDS_ON_BATCH_SIZE = ("taylor_2nd",)
 
 
 def measure(
@@ -56,12 +113,19 @@ def measure(
     samples: torch.Tensor,
     batch_size: int,
     on_progress: OnProgress = lambda done, total: None,
+    layers: range | None = None,
 ) -> np.ndarray:
-    """Importance of every group by the named method, [groups] float64; raises PruningError for an unknown one."""
+    """Importance of every group by the named method, [groups] float64; NaN for groups of other layers than `layers`.
+
+    `samples` int64 [samples, seq_len] are not looked at by methods of NEEDS_NO_SAMPLES. Raises PruningError for an unknown
+    method, and when a score is not finite.
+    """
     if method not in IMPORTANCE_METHODS:
         raise PruningError("method_unknown", method=method, choices=", ".join(IMPORTANCE_METHODS))
-    importance = IMPORTANCE_METHODS[method](model, shape, samples, batch_size, on_progress)
+    importance = IMPORTANCE_METHODS[method](model, shape, Calibration(samples, batch_size, on_progress, layers))
     refuse_unless_finite(importance, shape)
+    if layers is not None:
+        importance[~np.isin(GroupIndex(shape).layer_idx, np.array(layers))] = np.nan
     return importance
 
 
@@ -74,53 +138,3 @@ def refuse_unless_finite(importance: np.ndarray, shape: ModelShape) -> None:
         raise PruningError(
             "scores_not_finite", layer=int(groups.layer_idx[at]), group_type=kind, group=int(groups.group_idx[at])
         )
-
-
-def group_parameters(model: PreTrainedModel, shape: ModelShape) -> list[tuple[slice, nn.Parameter, tuple[int, int]]]:
-    """Every parameter that is cut by groups: positions of its groups, the parameter, (dimension, rows or columns each)."""
-    groups, found = GroupIndex(shape), []
-    for layer_idx, layer in enumerate(model.model.layers):
-        for name, parameter in layer.named_parameters():
-            axis = group_axis(name, shape.layers[layer_idx])
-            if axis is not None:
-                group_type, dim, width = axis
-                found.append((groups.slice_of(layer_idx, group_type), parameter, (dim, width)))
-    return found
-
-
-@contextlib.contextmanager
-def gradients_for(model: PreTrainedModel, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Only these parameters collect gradients; afterwards every flag is as it was and no gradient is left."""
-    before = {p: p.requires_grad for p in model.parameters()}
-    model.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, flag in before.items():
-            parameter.requires_grad_(flag)
-            parameter.grad = None
-
-
-def accumulate_gradients(model: PreTrainedModel, samples: torch.Tensor, batch_size: int, on_progress: OnProgress) -> None:
-    """Adds up the gradient of the mean next-token loss over all samples, batch by batch, into `.grad`."""
-    predicted = samples.shape[0] * (samples.shape[1] - 1)
-    for start in range(0, len(samples), batch_size):
-        batch = samples[start : start + batch_size].to(model.device)
-        (summed_loss(model, batch) / predicted).backward()
-        on_progress(min(start + batch_size, len(samples)), len(samples))
-
-
-def summed_loss(model: PreTrainedModel, batch: torch.Tensor) -> torch.Tensor:
-    """Next-token negative log-likelihood summed over a batch of full windows, scalar; `batch` int64 [samples, seq_len]."""
-    logits = model(input_ids=batch, use_cache=False).logits  # [samples, seq_len, vocabulary]
-    targets = F.pad(batch[:, 1:], (0, 1), value=_NO_TARGET)  # to cut the last position off would copy all logits
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_NO_TARGET, reduction="sum")
-
-
-def _sum_per_group(values: torch.Tensor, dim: int, width: int) -> np.ndarray:
-    """Sums `values` over all but the groups along `dim`, `width` rows or columns each, [groups] float64."""
-    per_index = values.flatten(1).sum(1 - dim, dtype=torch.float32) if values.dim() > 1 else values
-    return per_index.double().view(-1, width).sum(1).cpu().numpy()

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PruningError, first_line
+from ..export.hub import usable_token
 from ..planning.checkpoint_header import CheckpointHeader, read_config
 from ..planning.shape import ModelShape
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "demo_model"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
-_CONFIG_FILES = ["*.json", "tokenizer*", "*.model", "*.jinja", "LICENSE*", "merges.txt", "vocab.txt"]
+_CONFIG_FILES = ["*.json", "tokenizer*", "*.model", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*", "merges.txt", "vocab.txt"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def _folder_preview(base_model: str, folder: Path) -> ModelPreview:
 
 
 def _hub_preview(base_model: str, token: str | None) -> ModelPreview:
+    token = usable_token(token)
     info = _hub_call(base_model, lambda hub: hub.HfApi().model_info(base_model, files_metadata=True, token=token, timeout=20))
     folder = _snapshot(base_model, token, ["config.json"])
     config = read_config(folder)
@@ -99,6 +101,7 @@ def fetch(base_model: str, token: str | None = None, with_code: bool = False) ->
     folder = local_folder(base_model)
     if folder is not None:
         return folder
+    token = usable_token(token)
     files = [*_CONFIG_FILES, *(["*.py"] if with_code else [])]
     # Not *.safetensors: some repositories hold the same weights once more as consolidated.safetensors.
     folder = _snapshot(base_model, token, [*files, "model*.safetensors"])

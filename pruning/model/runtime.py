@@ -5,6 +5,7 @@ Knows nothing about models beyond the sizes that decide which attention code is 
 
 import errno
 
+import psutil
 import torch
 
 from ..errors import PruningError
@@ -32,6 +33,15 @@ def resolve_device(name: str) -> torch.device:
         choices = f"; there are {torch.cuda.device_count()} GPUs and the cpu"
         raise PruningError("device", device=name, choices=choices) from error
     return device
+
+
+def free_bytes(name: str) -> int:
+    """Bytes that are free where a model of this device setting lies: on one GPU, on all of them for `auto`, or in memory."""
+    device = resolve_device(name)
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    gpus = range(torch.cuda.device_count()) if name == "auto" else [device]
+    return sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

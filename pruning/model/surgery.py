@@ -19,9 +19,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from ..errors import PruningError
 from ..planning.kept_indices import tensor_cut
 from ..planning.plan import PruningPlan
-from ..planning.shape import PRUNED_PREFIX, LayerShape, ModelShape
+from ..planning.shape import FAMILIES, PRUNED_PREFIX, LayerShape, ModelShape
 from .architecture import PRUNED_MODELS
 
 _STOCK_MODELS = {
@@ -42,7 +43,7 @@ def cut(model: PreTrainedModel, plan: PruningPlan, release_source: bool = False)
     """
     config = cut_config(model.config, plan)
     with torch.device("meta"):
-        pruned = _model_class(config)(config)
+        pruned = model_class(config)(config)
     pruned.load_state_dict(dict(_cut_weights(model, plan, release_source)), strict=False, assign=True)
     pruned.tie_weights()
     _copy_buffers(model, pruned)
@@ -110,7 +111,18 @@ def _sizes(layer: LayerShape) -> dict[str, int]:
     }
 
 
-def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+def config_from(values: dict) -> PreTrainedConfig:
+    """The config that a config.json of this project describes; raises PruningError for another architecture."""
+    model_type = str(values.get("model_type"))
+    family = model_type.removeprefix(PRUNED_PREFIX)
+    if family not in FAMILIES:
+        raise PruningError("architecture", found=model_type, supported=", ".join(FAMILIES))
+    models = _STOCK_MODELS if family == model_type else PRUNED_MODELS
+    return models[family].config_class.from_dict(values)
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that holds models of this config."""
     if config.model_type.startswith(PRUNED_PREFIX):
         return PRUNED_MODELS[config.model_type.removeprefix(PRUNED_PREFIX)]
     return _STOCK_MODELS[config.model_type]

@@ -8,24 +8,34 @@ Numpy only; at Llama-3-8B size (458,752 channels) an answer takes milliseconds. 
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import PruningError
 from .group_table import GroupTable
 from .groups import GroupIndex
-from .plan import PruningPlan
+from .plan import TARGET_BASES, PruningPlan
 from .shape import GROUP_TYPES, MLP, ModelShape
 
 
 @dataclass(frozen=True)
 class Protection:
-    """Which layers may be cut. Ranges are half-open; `named` layers are spared in both blocks."""
+    """Which layers may be cut. Ranges are half-open; `named` and `frozen` layers are spared in both blocks.
+
+    `frozen` are the most important layers, the most important first.
+    """
 
     attention: range
     mlp: range
     named: tuple[int, ...] = ()
+    frozen: tuple[int, ...] = ()
+
+    @classmethod
+    def none(cls, num_layers: int) -> "Protection":
+        """Every layer may be cut."""
+        return cls(range(num_layers), range(num_layers))
 
     @classmethod
     def resolve(
@@ -46,23 +56,43 @@ class Protection:
             _range("block_mlp_layer", mlp, default, num_layers),
             named or (),
         )
-        if not protection.cuttable(num_layers).any():
-            raise PruningError("all_protected")
-        return protection
+        return protection._refuse_if_all(num_layers)
+
+    def freezing(self, most_important: tuple[int, ...], num_layers: int) -> "Protection":
+        """This protection, and these layers spared too; raises PruningError when nothing is left to cut."""
+        return replace(self, frozen=most_important)._refuse_if_all(num_layers)
+
+    def within(self, layers: range, num_layers: int) -> "Protection":
+        """This protection, and layers outside `layers` (those that were measured) spared too."""
+        attention, mlp = (range(max(one.start, layers.start), min(one.stop, layers.stop)) for one in (self.attention, self.mlp))
+        return replace(self, attention=attention, mlp=mlp)._refuse_if_all(num_layers)
 
     def cuttable(self, num_layers: int) -> np.ndarray:
         """Whether each block may be cut, [layers, 2] bool: attention, MLP."""
         allowed = np.zeros((num_layers, 2), dtype=bool)
         allowed[self.attention.start : self.attention.stop, 0] = True
         allowed[self.mlp.start : self.mlp.stop, 1] = True
-        allowed[list(self.named)] = False
+        allowed[[*self.named, *self.frozen]] = False
         return allowed
+
+    def _refuse_if_all(self, num_layers: int) -> "Protection":
+        if not self.cuttable(num_layers).any():
+            raise PruningError("all_protected")
+        return self
 
 
 def default_cut_range(num_layers: int) -> range:
     """Layers that may be cut unless told otherwise: all but the first 3 and last 2, fewer in shallow models."""
     first, last = (3, 2) if num_layers >= 10 else (1, 1) if num_layers >= 4 else (0, 0)
     return range(first, num_layers - last)
+
+
+def name_layers(layers: Sequence[int]) -> str:
+    """Ascending layer indices as `parse_layers` reads them: `0-2,17,30-31`; `none` where there are none."""
+    if not len(layers):
+        return "none"
+    runs = np.split(np.asarray(layers), np.flatnonzero(np.diff(layers) > 1) + 1)
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def parse_layers(text: str, num_layers: int) -> tuple[int, ...] | None:
@@ -139,6 +169,13 @@ def largest_ratio(table: GroupTable, protection: Protection, floors: Floors, rat
     return int(table.groups.cost[going].sum()) / ratio_base(table.shape, protection, ratio_basis)
 
 
+def unreachable(pruning_ratio: float, ratio_basis: str, largest: float) -> PruningError:
+    """The refusal of a ratio, which names the largest one, rounded down so that it can be asked for."""
+    return PruningError(
+        "ratio_unreachable", ratio=pruning_ratio, basis=TARGET_BASES[ratio_basis], largest=np.floor(largest * 1e4) / 1e4
+    )
+
+
 def allocate_global(
     table: GroupTable,
     pruning_ratio: float,
@@ -157,9 +194,7 @@ def allocate_global(
     candidates = removable(table, protection, floors)
     cost, is_mlp = table.groups.cost, table.groups.is_mlp
     if cost[candidates].sum() < int(budget):
-        largest = largest_ratio(table, protection, floors, ratio_basis)
-        basis = "all parameters" if ratio_basis == "model" else "the parameters of the selected layers"
-        raise PruningError("ratio_unreachable", ratio=pruning_ratio, basis=basis, largest=np.floor(largest * 1e4) / 1e4)
+        raise unreachable(pruning_ratio, ratio_basis, largest_ratio(table, protection, floors, ratio_basis))
     split = parse_split(pruning_distribution)
     parts = [(candidates, budget)]
     if split is not None:

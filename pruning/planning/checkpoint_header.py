@@ -9,6 +9,7 @@ folder with only a pytorch_model.bin is sized up by its config and checked when 
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ from .shape import ModelShape
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 BIN_FILE = "pytorch_model.bin"
+TIED_HEAD = "lm_head.weight"
+ROTARY_BUFFER = "rotary_emb.inv_freq"  # written by old transformers
 BYTES_PER_PARAMETER = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # dtypes as safetensors writes them
 _CONFIG_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _FINGERPRINT_BYTES = 4096
@@ -30,13 +33,17 @@ _SHAPE_KEYS = (
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """One tensor of a safetensors file; `start` and `end` are bytes from the beginning of the file."""
+    """One tensor of a safetensors file; `start` and `end` are bytes from the beginning of the file.
+
+    `is_alias`: a tensor named before it is the same numbers in the file, as the head of a tied model saved by torch.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     file: Path
     start: int
     end: int
+    is_alias: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,13 @@ class CheckpointHeader:
                 found = list(self.tensors[name].shape)
                 raise PruningError("weights_mismatch", name=name, found=found, expected=list(shape))
         _refuse_names("weights_missing", expected.keys() - self.tensors.keys())
-        tied_copy = {"lm_head.weight"} if self.shape.tie_word_embeddings else set()
-        buffers = {name for name in self.tensors if name.endswith("rotary_emb.inv_freq")}  # written by old transformers
-        _refuse_names("weights_unexpected", self.tensors.keys() - expected.keys() - tied_copy - buffers)
+        _refuse_names("weights_unexpected", self.unexpected_names(expected, self.shape.tie_word_embeddings))
+
+    def unexpected_names(self, expected: Iterable[str | None], tied: bool) -> set[str]:
+        """Names of tensors beside `expected`; a stored copy of a tied head and rotary tables do not count."""
+        tied_copy = {TIED_HEAD} if tied else set()
+        buffers = {name for name in self.tensors if name.endswith(ROTARY_BUFFER)}
+        return self.tensors.keys() - set(expected) - tied_copy - buffers
 
     @cached_property
     def fingerprint(self) -> str:

@@ -72,6 +72,12 @@ class GroupTable:
         return rank
 
     @cached_property
+    def measured_layers(self) -> range:
+        """From the first to the last layer with a score; empty when there is none."""
+        layers = self.groups.layer_idx[self.order]
+        return range(int(layers.min()), int(layers.max()) + 1) if len(layers) else range(0)
+
+    @cached_property
     def block_in_order(self) -> np.ndarray:
         """Block of each entry of `order`, int32. With `rank_in_order`, what a slider's change starts from."""
         return self.groups.block[self.order]
@@ -87,6 +93,10 @@ class GroupTable:
         weights = np.nan_to_num(self.importance, nan=0.0)
         sums = np.bincount(self.groups.block, weights=weights, minlength=len(self.groups.block_sizes))
         return sums.reshape(-1, 2)
+
+    def sorted(self, positions: np.ndarray) -> np.ndarray:
+        """The positions, lowest score first; those without a score last."""
+        return positions[np.argsort(self.score[positions], kind="stable")]
 
     def frame(self, positions: np.ndarray | None = None) -> pd.DataFrame:
         """The rows at `positions` (default: all, in `order`) with the columns of the CSV."""
@@ -121,19 +131,40 @@ class GroupTable:
     def from_frame(cls, frame: pd.DataFrame, shape: ModelShape, source: dict, path="the table") -> "GroupTable":
         """The table that a CSV holds, each row checked against the model; raises PruningError naming the row.
 
-        Row numbers count as a spreadsheet does: the header is row 1.
+        The score ranks: where it is not importance / cost, as after an edit, importance is taken to be score x cost. Row
+        numbers count as a spreadsheet does: the header is row 1.
         """
-        for column in COLUMNS:
-            if column not in frame.columns:
-                raise PruningError("table_columns", path=path, column=column, columns=", ".join(COLUMNS))
+        positions = row_positions(frame, shape, path)
         groups = GroupIndex(shape)
-        numbers = {column: _numbers(frame, column, path) for column in ("layer_idx", "group_idx", "importance", "cost")}
-        positions = _positions(frame, numbers["layer_idx"], numbers["group_idx"], groups, path)
-        _refuse(path, frame, numbers["cost"] != groups.cost[positions], "cost", "is not the cost of this group")
-        _refuse(path, frame, np.isinf(numbers["importance"]), "importance", "is not a finite number")
+        cost = groups.cost[positions]
+        values = {column: _numbers(frame, column, path) for column in ("importance", "score")}
+        for column, numbers in values.items():
+            _refuse(path, frame, np.isinf(numbers), column, "is not a finite number")
         importance = np.full(groups.size, np.nan)
-        importance[positions] = numbers["importance"]
+        importance[positions] = np.where(scores_agree(frame), values["importance"], values["score"] * cost)
         return cls(shape, importance, source)
+
+
+def scores_agree(frame: pd.DataFrame) -> np.ndarray:
+    """Whether each row's score is its importance / cost, [rows] bool; a person edits one or the other."""
+    importance, cost, score = (pd.to_numeric(frame[c], errors="coerce") for c in ("importance", "cost", "score"))
+    return np.isclose(score, importance / cost, rtol=1e-9, atol=0)
+
+
+def row_positions(frame: pd.DataFrame, shape: ModelShape, path) -> np.ndarray:
+    """Position of the group that each row names, [rows] int64; raises PruningError for a missing column, a group that the
+    model does not have, one that stands there twice, and a cost that is not the group's.
+    """
+    for column in COLUMNS:
+        if column not in frame.columns:
+            raise PruningError("table_columns", path=path, column=column, columns=", ".join(COLUMNS))
+    if frame.empty:
+        raise PruningError("table_empty", path=path)
+    groups = GroupIndex(shape)
+    layer, index, cost = (_numbers(frame, column, path) for column in ("layer_idx", "group_idx", "cost"))
+    positions = _positions(frame, layer, index, groups, path)
+    _refuse(path, frame, cost != groups.cost[positions], "cost", "is not the cost of this group")
+    return positions
 
 
 def _numbers(frame: pd.DataFrame, column: str, path) -> np.ndarray:
@@ -159,4 +190,6 @@ def _positions(frame: pd.DataFrame, layer: np.ndarray, index: np.ndarray, groups
 def _refuse(path, frame: pd.DataFrame, faulty: np.ndarray, column: str, what: str) -> None:
     if faulty.any():
         at = int(np.argmax(faulty))
-        raise PruningError("table_row", path=path, row=at + 2, reason=f"{column} {frame[column].iloc[at]!r} {what}")
+        value = frame[column].iloc[at]
+        shown = value.item() if isinstance(value, np.generic) else value  # 9, not np.int64(9)
+        raise PruningError("table_row", path=path, row=at + 2, reason=f"{column} {shown!r} {what}")

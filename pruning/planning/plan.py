@@ -3,27 +3,39 @@
 Read from and written to `plan.json`. Knows nothing about why a group stays; `allocation.py` decides that.
 """
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from ..errors import PruningError
+from ..settings import SETTINGS, STRATEGIES
+from .group_names import name_groups, parse_groups
 from .groups import GroupIndex
 from .shape import ATTENTION, GROUP_TYPES, LayerShape, ModelShape
 
 FORMAT_VERSION = 1
+TARGET_BASES = {  # what a target ratio refers to, in words
+    "model": "all parameters",
+    "selected": "the parameters of the layers that may be cut",
+    "prunable": "attention and MLP of all layers",
+}
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """`kept` is a flat mask over the groups of `shape` (see groups.py), [groups] bool."""
+    """`kept` is a flat mask over the groups of `shape` (see groups.py), [groups] bool.
+
+    `by_hand` are the positions of groups that a person kept or cut whatever the strategy said, ascending int64.
+    """
 
     shape: ModelShape
     kept: np.ndarray
     remove_empty_layers: bool = False
     fingerprint: str | None = None
     settings: dict = field(default_factory=dict)
+    by_hand: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self):
         if not self.kept[self.groups.slice_of(0, ATTENTION)].any():
@@ -73,6 +85,17 @@ class PruningPlan:
         return (self.groups.block_sizes.reshape(-1, 2) - self.kept_counts) * costs
 
     @property
+    def target_basis(self) -> str:
+        """What the target refers to; see the function of this name."""
+        return target_basis(self.settings)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names what the plan leaves, whatever settings led to it: 16 hexadecimal digits."""
+        content = np.packbits(self.kept).tobytes() + bytes([self.remove_empty_layers]) + str(self.fingerprint).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+    @property
     def actual_ratio(self) -> float:
         """Removed share of all parameters of the model."""
         return 1 - self.shape_after.parameters / self.shape.parameters
@@ -85,6 +108,7 @@ class PruningPlan:
             "settings": self.settings,
             "remove_empty_layers": self.remove_empty_layers,
             "parameters": {"before": self.shape.parameters, "after": self.shape_after.parameters},
+            "by_hand": name_groups(self.by_hand, self.groups),
             "layers": [
                 {"layer_idx": i} | {kind: self.kept_groups(i, kind).tolist() for kind in GROUP_TYPES}
                 for i in range(self.shape.num_layers)
@@ -97,14 +121,45 @@ class PruningPlan:
         if content.get("format_version") != FORMAT_VERSION:
             raise PruningError("format_version", path=path, found=content.get("format_version"), expected=FORMAT_VERSION)
         found = content.get("fingerprint")
+        if found is not None and not isinstance(found, str):
+            raise PruningError("file_broken", path=path, reason="its fingerprint is not text")
         if fingerprint and found and found != fingerprint:
             raise PruningError("plan_other_model", path=path, found=found[:12], expected=fingerprint[:12])
+        _refuse_other_size(content.get("parameters"), shape, path)
+        settings = _checked_settings(content.get("settings"), path)
         groups = GroupIndex(shape)
         kept = np.zeros(groups.size, dtype=bool)
         for layer_idx, entry in enumerate(_one_entry_per_layer(content.get("layers"), shape.num_layers, path)):
             for kind in GROUP_TYPES:
                 kept[groups.slice_of(layer_idx, kind)] = _mask(entry.get(kind), shape, layer_idx, kind, path)
-        return cls(shape, kept, bool(content.get("remove_empty_layers")), found, content.get("settings") or {})
+        by_hand = parse_groups(str(content.get("by_hand") or ""), groups)
+        return cls(shape, kept, bool(content.get("remove_empty_layers")), found, settings, by_hand)
+
+
+def _refuse_other_size(parameters, shape: ModelShape, path) -> None:
+    """A config alone has no fingerprint; a plan says how many parameters its model had."""
+    before = parameters.get("before") if isinstance(parameters, dict) else None
+    if before not in (None, shape.parameters):
+        raise PruningError("plan_other_size", path=path, found=before, expected=shape.parameters)
+
+
+def _checked_settings(settings, path) -> dict:
+    """The settings a plan was made with, each in its type; raises PruningError for one that is none."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or settings.get("strategy", STRATEGIES[0]) not in STRATEGIES:
+        raise PruningError("file_broken", path=path, reason="its settings are not those of a plan")
+    return {name: SETTINGS[name].parse(value) if name in SETTINGS else value for name, value in settings.items()}
+
+
+def target_basis(settings: dict) -> str:
+    """What `pruning_ratio` refers to: `model` all parameters, `selected` those of the layers that may be cut, `prunable`
+    attention and MLP of all layers (layer-wise rates, before protection is taken out).
+    """
+    basis = settings.get("ratio_basis", "model")
+    if settings.get("strategy") == "layer" and basis == "model" and not settings.get("match_target"):
+        return "prunable"
+    return basis
 
 
 def _one_entry_per_layer(entries, num_layers: int, path) -> list[dict]:

@@ -91,6 +91,13 @@ class JobQueue:
             job = self._job_of(experiment)
             return self._jobs.index(job) if job else 0
 
+    def status(self, experiment: Experiment) -> JobStatus | None:
+        """The status of an experiment. A worker that died here is not reported before it is known how."""
+        with self._lock:
+            job = self._job_of(experiment)
+            is_ending = job is not None and job is self._running and not job.is_over
+            return job_status.last_written(experiment) if is_ending else read_status(experiment)
+
     def shutdown(self) -> None:
         """Cancels all jobs and ends the worker as soon as the running one has stopped."""
         with self._lock:
@@ -144,7 +151,9 @@ class JobQueue:
     def _end_worker_of(self, job: _Job) -> None:
         with self._lock:
             status = job_status.last_written(job.experiment)
-            if job is self._running and not job.is_over and status and status.is_active:
+            # A job that took the request away has heard it, and saves what it has (the best state of a training).
+            unheard = job.experiment.has(job_status.CANCEL_FILE)
+            if job is self._running and not job.is_over and status and status.is_active and unheard:
                 _kill_child(status.process[0])  # `_ended` follows
 
 

@@ -15,10 +15,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
+from tqdm import tqdm
+
+from analysis.size import readable
+
 from ..errors import Cancelled, PruningError
 from ..experiment import Experiment
 from ..model.runtime import is_out_of_memory
-from .status import CANCEL_FILE, CANCELLED, DONE, RUNNING, STEPS, JobStatus, step_number, this_process, write_status
+from .status import CANCEL_FILE, CANCELLED, DOING, DONE, RUNNING, STEPS, JobStatus, step_number, this_process, write_status
 
 _SECONDS_BETWEEN_WRITES = 0.25
 _SECONDS_BETWEEN_LINES = 2.0  # progress lines in a log; a terminal gets one line that changes
@@ -42,6 +46,7 @@ class RunReport:
         self.seconds: dict[str, float] = {}
         self._log = _logger(log, console)
         self._live = console and sys.stderr.isatty()
+        self._bar: tqdm | None = None  # on a terminal, while a step reports progress
         self._last_write = self._last_line = 0.0
 
     def __enter__(self) -> "RunReport":
@@ -74,11 +79,13 @@ class RunReport:
         return False
 
     @contextlib.contextmanager
-    def step(self, name: str, total: int = 0, unit: str = "") -> Iterator[None]:
-        """One of the eleven steps; its time goes into `seconds`."""
+    def step(self, name: str, total: int = 0, unit: str = "", detail: str = "") -> Iterator[None]:
+        """One of the eleven steps, or a part of it that `detail` names; its time goes into `seconds`."""
         started = time.time()
-        self.status = replace(self.status, step=name, done=0, total=total, unit=unit, step_started=started, updated=started)
-        self._log.info(f"[Step {step_number(name)}/{len(STEPS)}] {STEPS[name]}")
+        self.status = replace(self.status, step=name, total=total, unit=unit, done=0, done_before=0)
+        self.status = replace(self.status, step_started=started, updated=started)
+        named = f"{STEPS[name]}: {detail}" if detail else STEPS[name]
+        self._log.info(f"[Step {step_number(name)}/{len(STEPS)}] {named}")
         self._write()
         self.check_cancelled()
         yield
@@ -99,10 +106,17 @@ class RunReport:
         self.status = replace(self.status, done=done, total=total, updated=now, step_started=begun)
         if now - self._last_write >= _SECONDS_BETWEEN_WRITES or done == total:
             self._write()
-        if done and now - self._last_line >= (_SECONDS_BETWEEN_WRITES if self._live else _SECONDS_BETWEEN_LINES):
+        if self._live:
+            self._move_bar()
+        elif done and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self._show(self._progress_text())
+            self._log.info(self._progress_text())
         self.check_cancelled()
+
+    def count_from(self, done: int) -> None:
+        """The rate of the current step counts from here, and so does the time left; `done` units were done before."""
+        now = time.time()
+        self.status = replace(self.status, done=done, done_before=done, step_started=now, updated=now)
 
     def say(self, line: str) -> None:
         """One line for console and log."""
@@ -116,18 +130,22 @@ class RunReport:
     def _progress_text(self) -> str:
         status = self.status
         left = f", {status.seconds_left:.0f} s left" if status.seconds_left is not None else ""
+        if status.unit == "bytes":
+            return f"    {readable(status.done)} of {readable(status.total)}, {readable(int(status.rate))}/s{left}"
         return f"    {status.done}/{status.total} {status.unit}, {status.rate:.1f} {status.unit}/s{left}"
 
-    def _show(self, text: str) -> None:
-        if self._live:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-        else:
-            self._log.info(text)
+    def _move_bar(self) -> None:
+        status = self.status
+        if self._bar is None:
+            options = {"unit_scale": True, "unit_divisor": 1024} if status.unit == "bytes" else {}
+            self._bar = tqdm(unit=f" {status.unit}", leave=False, file=sys.stderr, dynamic_ncols=True, **options)
+        self._bar.total, self._bar.n = status.total, status.done
+        self._bar.refresh()
 
     def _clear_line(self) -> None:
-        if self._live:
-            sys.stderr.write("\r\x1b[K")
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def _write(self) -> None:
         self._last_write = time.time()
@@ -139,7 +157,7 @@ def as_pruning_error(error: BaseException, step: str | None) -> PruningError:
     if isinstance(error, PruningError):
         return error
     if is_out_of_memory(error):
-        return PruningError("out_of_memory", doing=f"working on: {STEPS[step]}" if step else "working")
+        return PruningError("out_of_memory", doing=DOING[step] if step else "working")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return PruningError("disk_write", path=error.filename or "a file", reason=error.strerror)
     return PruningError("unexpected", reason=f"{type(error).__name__}: {error}")

@@ -13,18 +13,19 @@ from pathlib import Path
 import psutil
 
 from ..errors import PruningError
-from ..experiment import Experiment, read_json, write_json
+from ..experiment import Experiment, naming_damage, read_json, write_json
 
 FORMAT_VERSION = 1
 JOB_FILE, CANCEL_FILE = "job.json", "cancel"
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ACTIVE = (QUEUED, RUNNING)
+BASELINE, MEASURE = "baseline", "measure"  # kinds of jobs that cut nothing
 
 # The eleven steps of a run, in order, with their English names (methods.md section 8).
 STEPS = {
     "load": "load model and tokenizer",
     "baseline": "perplexity before the cut",
-    "gradients": "gradients",
+    "gradients": "gradients or activations",
     "group_table": "group table",
     "selection": "selection",
     "cut": "cut",
@@ -34,6 +35,8 @@ STEPS = {
     "recovery": "recovery",
     "save": "save and check",
 }
+# What is said to have gone wrong in a step.
+DOING = {step: f"working on: {name}" for step, name in STEPS.items()}
 
 
 def step_number(step: str) -> int:
@@ -43,7 +46,10 @@ def step_number(step: str) -> int:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """State of the last or current run of an experiment. `process` is (pid, its start time); times in Unix seconds."""
+    """State of the last or current run of an experiment. `process` is (pid, its start time); times in Unix seconds.
+
+    Of the units `done`, `done_before` were done before `step_started`: by a run that was stopped.
+    """
 
     kind: str
     state: str = QUEUED
@@ -57,6 +63,7 @@ class JobStatus:
     process: tuple[int, float] | None = None
     log: str | None = None
     error: dict | None = None
+    done_before: int = 0
 
     @property
     def is_active(self) -> bool:
@@ -66,7 +73,7 @@ class JobStatus:
     def rate(self) -> float:
         """Units of work per second in the current step; 0 while unknown."""
         elapsed = self.updated - self.step_started
-        return self.done / elapsed if elapsed > 0 else 0.0
+        return (self.done - self.done_before) / elapsed if elapsed > 0 else 0.0
 
     @property
     def seconds_left(self) -> float | None:
@@ -75,9 +82,7 @@ class JobStatus:
 
     def failed(self, error: PruningError) -> "JobStatus":
         """The same run, ended by this error."""
-        values = {k: v if isinstance(v, int | float | str) else str(v) for k, v in error.values.items()}
-        content = {"code": error.code, "values": values, "message": str(error)}
-        return replace(self, state=FAILED, error=content, updated=time.time())
+        return replace(self, state=FAILED, error=error.content, updated=time.time())
 
 
 def read_status(experiment: Experiment) -> JobStatus | None:
@@ -94,10 +99,9 @@ def last_written(experiment: Experiment) -> JobStatus | None:
         return None
     content = read_json(experiment.path(JOB_FILE), FORMAT_VERSION)
     content.pop("format_version")
-    try:
-        return JobStatus(**content | {"process": tuple(content["process"]) if content["process"] else None})
-    except (TypeError, KeyError) as error:
-        raise PruningError("file_broken", path=experiment.path(JOB_FILE), reason=error) from error
+    with naming_damage(experiment.path(JOB_FILE)):
+        process = content["process"]
+        return JobStatus(**content | {"process": (int(process[0]), float(process[1])) if process else None})
 
 
 def write_status(experiment: Experiment, status: JobStatus) -> None:
@@ -118,9 +122,45 @@ def create_experiment(root: str | Path, name: str, overwrite: bool = False) -> E
     return Experiment.create(root, name, overwrite)
 
 
+def rename_experiment(experiment: Experiment, new_name: str) -> Experiment:
+    """`Experiment.rename`, but never under the hands of a job; raises PruningError then."""
+    refuse_if_busy(experiment)
+    return experiment.rename(new_name)
+
+
+def delete_experiment(experiment: Experiment) -> None:
+    """`Experiment.delete`, but never under the hands of a job; raises PruningError then."""
+    refuse_if_busy(experiment)
+    experiment.delete()
+
+
+def state_of(experiment: Experiment) -> str:
+    """How far an experiment got: `running`, `saved`, `cut`, `planned`, `measured`, `stopped` before that, or `empty`."""
+    status = read_status(experiment)
+    if status and status.is_active:
+        return "running"
+    if experiment.is_cut:
+        return "saved" if experiment.is_saved else "cut"
+    if experiment.is_planned:
+        return "planned"
+    if experiment.is_measured:
+        return "measured"
+    return "stopped" if status and status.state in (FAILED, CANCELLED) else "empty"
+
+
 def request_cancel(experiment: Experiment) -> None:
     """Asks the run of an experiment to stop; it does so within one batch."""
     experiment.path(CANCEL_FILE).touch()
+
+
+def refuse_if_busy(experiment: Experiment) -> None:
+    """Raises PruningError when a job works on the experiment."""
+    try:
+        status = read_status(experiment)
+    except PruningError:  # a damaged job.json names no process, and must not keep an experiment for ever
+        return
+    if status and status.is_active:
+        raise PruningError("experiment_busy", name=experiment.name)
 
 
 def _is_alive(process: tuple[int, float] | None) -> bool:

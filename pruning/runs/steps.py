@@ -1,80 +1,116 @@
 """The steps of the road: load -> measure -> plan -> cut -> describe -> evaluate -> save. Each reads and writes the folder.
 
-    measure   description.txt            ->  global_group_table.csv
+    measure   description.txt            ->  global_group_table.csv, layer_importance_config.json
+    try       plans that wait            ->  trials.json: masked perplexity of each
+    learn     an experiment that waits   ->  sensitivity/: what cuts do to the loss, masked
     prune     table, plan.json           ->  pruning_analysis.csv, metrics.json, samples.json, model/
+    recover   model/                     ->  model/ (the cut one goes to cut_model/), recovery.json, adapter/, repair.json
+    cost      model/                     ->  recovery_cost.json: what the training asked for would take
     pack      model/                     ->  model.zip
+    export    model/, export.json        ->  *.gguf, pytorch_model.bin, model-<dtype>/: exporting.py
 
 The app runs them one by one in its worker; the command line runs them in one go. Same steps, same files.
 """
 
 import contextlib
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
-import pandas as pd
-import torch
 from transformers import PreTrainedModel
 
-from analysis import diff
 from analysis.generation import continue_text
-from analysis.perplexity import HeldOutText, perplexity
+from analysis.perplexity import HeldOutText
+from analysis.picture import save_plan_picture
 
-from ..errors import PruningError
+from ..errors import Cancelled, PruningError
 from ..experiment import (
-    CARD_FILE,
-    PLAN_FILE,
+    PICTURE_FILE,
+    REPAIR_FILE,
     RESULT_FILE,
     SAMPLES_FILE,
     ZIP_FILE,
     Experiment,
     write_csv,
     write_json,
-    write_whole,
 )
-from ..export.hugging_face import check_reload, model_card, save_model, write_zip
-from ..model.calibration import CALIBRATION, check_window, draw_samples, load_corpus
-from ..model.checkpoint import LoadedModel, load, open_checkpoint
-from ..model.importance import measure as measure_importance
+from ..export.formats import HF, parse_formats
+from ..export.hugging_face import write_zip
+from ..model.checkpoint import LoadedModel
 from ..model.surgery import cut
 from ..planning.checkpoint_header import CheckpointHeader, TensorHeader
-from ..planning.group_table import GroupTable
 from ..planning.plan import PruningPlan
+from .describing import describe_cut, say_empty_layers, say_plan
+from .exporting import export, make_formats
+from .findings import asked
+from .iterative import plan_in_rounds
+from .judging import load_held_out, record_perplexity, save_and_check, saved_dtype, was_measured
+from .learning import find_out
+from .loading import forget_model, open_model, warm_model
+from .measuring import Measurement
 from .planner import plan_from_settings
+from .recovering import training_data
+from .recovery_job import measure_cost, recover, repair_and_judge, train_and_save, validation_perplexity
 from .report import RunReport
-
-_CHECK_WINDOWS = 4  # windows on which an exported model must give the logits of the one in memory
+from .streaming import apply_streamed, choose_plan
+from .trials import asked_for
+from .trying import try_waiting
 
 
 def measure(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
-    """Measures the importance of every group and writes the group table."""
-    loaded = _load(experiment, report, settings, token)
-    report.skip("baseline", "part of the cut")
-    _measure(experiment, report, settings, loaded)
+    """Measures the importance of every group and of every layer, unless the same was measured before."""
+    with report.step("load"):
+        header = open_model(experiment, report, settings, token)
+        measurement = Measurement(experiment, settings, header)
+        if measurement.taken_over(report):
+            return
+        loaded = warm_model(header, settings)
+    report.skip("baseline", "the model is not cut")
+    measurement.run(report, loaded)
 
 
 def prune(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
-    """Cuts by `plan.json`, describes and evaluates the result, saves it and checks that it loads again."""
+    """Cuts by `plan.json`, describes and evaluates the result, saves it and checks that it loads again.
+
+    In rounds (`iterative_steps`) the settings of that plan give another one, which takes its place.
+    """
     plan = experiment.read_plan()
     loaded = _load(experiment, report, settings, token)
     text = _held_out(settings, loaded)
+    measurement = Measurement(experiment, settings, loaded.header) if settings["iterative_steps"] > 1 else None
     experiment.forget_result()  # not before it is sure that the new cut has all it needs
     _baseline(experiment, report, settings, loaded, text)
-    _cut_and_judge(experiment, report, settings, loaded, plan, text)
+    if measurement is not None:
+        plan = _select(experiment, report, settings, loaded, measurement)
+    _cut_and_train(experiment, report, settings, loaded, plan, text, token)
 
 
 def whole_run(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
     """Everything in one go, as the command line does it: measure, plan by the settings, cut, evaluate, save."""
+    if _went_on_with_recovery(experiment, report, settings, token) or _is_finished(experiment, report, settings):
+        return
+    loaded = _load(experiment, report, settings, token)
+    measurement = Measurement(experiment, settings, loaded.header, layers_where_needed=True)
+    text = _held_out(settings, loaded)
+    _baseline(experiment, report, settings, loaded, text)
+    measurement.run(report, loaded)
+    plan = _select(experiment, report, settings, loaded, measurement)
+    _cut_and_train(experiment, report, settings, loaded, plan, text, token)
+
+
+def apply(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+    """Cuts by a file that a person made or edited: rows that go, a table to plan from, or a plan."""
+    if settings["stream"]:
+        apply_streamed(experiment, report, settings, token)
+        return
+    if _went_on_with_recovery(experiment, report, settings, token) or _is_finished(experiment, report, settings):
+        return
     loaded = _load(experiment, report, settings, token)
     text = _held_out(settings, loaded)
     _baseline(experiment, report, settings, loaded, text)
-    table = _measure(experiment, report, settings, loaded)
-    with report.step("selection"):
-        plan = plan_from_settings(table, settings)
-        experiment.write_plan(plan, table)
-        _say_plan(report, plan)
-    _cut_and_judge(experiment, report, settings, loaded, plan, text)
+    report.skip("gradients", "a file says what goes")
+    plan = choose_plan(experiment, report, settings, loaded.header)
+    _cut_and_train(experiment, report, settings, loaded, plan, text, token)
 
 
 def baseline(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
@@ -91,17 +127,52 @@ def pack(experiment: Experiment, report: RunReport, settings: dict, token: str |
         write_zip(experiment.model_folder, experiment.path(ZIP_FILE), report.progress)
 
 
-JOBS: dict[str, Callable] = {"measure": measure, "prune": prune, "pack": pack, "global": whole_run, "baseline": baseline}
+def try_plans(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+    """Perplexity of the plans that wait in the experiment to be tried, masked; the model is not cut."""
+    loaded = _load(experiment, report, settings, token)
+    with report.step("perplexity", 0, "windows", detail="masked"):
+        text = load_held_out(settings | asked_for(experiment)[1], loaded)
+        try_waiting(experiment, report, loaded, text, 2 * settings["gradient_batch_size"])
 
 
-def run(kind: str, experiment: Experiment, console: bool = False, token: str | None = None) -> None:
+def learn(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+    """Runs the experiment that waits: what cuts do to the loss, masked; the model is not cut."""
+    loaded = _load(experiment, report, settings, token)
+    with report.step("baseline", detail="of the model as it is, on the windows of the experiment"):
+        text = load_held_out(settings | {"eval_windows": asked(experiment).basis["windows"]}, loaded)
+    find_out(experiment, report, loaded, text, 2 * settings["gradient_batch_size"])
+
+
+JOBS: dict[str, Callable] = {
+    "measure": measure,
+    "prune": prune,
+    "recover": recover,
+    "cost": measure_cost,
+    "pack": pack,
+    "export": export,
+    "try": try_plans,
+    "learn": learn,
+    "global": whole_run,
+    "layer": whole_run,
+    "uniform": whole_run,
+    "apply": apply,
+    "baseline": baseline,
+}
+# Jobs that measure or cut; the others use the result.
+ROAD = ("measure", "prune", "global", "layer", "uniform", "apply", "baseline")
+
+
+def run(kind: str, experiment: Experiment, console: bool = False, token: str | None = None, resume: bool = False) -> None:
     """Runs one kind of job on an experiment whose settings are written; how it ends stands in `job.json`.
 
-    Raises PruningError for whatever went wrong. `token` opens gated hub models and is written nowhere.
+    Raises PruningError for whatever went wrong. `token` opens gated hub models and is written nowhere. `resume` goes on from
+    the last step that was finished.
     """
     with RunReport(experiment, kind, console) as report:
-        JOBS[kind](experiment, report, experiment.settings, token)
-        if report.seconds:
+        if kind in ROAD:
+            experiment.write_job(kind)
+        JOBS[kind](experiment, report, experiment.settings | {"resume": resume}, token)
+        if report.seconds and kind not in ("try", "cost", "learn"):  # no steps of the road
             experiment.update_metrics(seconds={name: round(s, 3) for name, s in report.seconds.items()})
 
 
@@ -110,68 +181,59 @@ def run(kind: str, experiment: Experiment, console: bool = False, token: str | N
 
 def _load(experiment: Experiment, report: RunReport, settings: dict, token: str | None) -> LoadedModel:
     with report.step("load"):
-        header = open_checkpoint(settings["base_model"], token, settings["trust_remote_code"])
-        check_window(settings["seq_len"], header.shape.max_position_embeddings)
-        _know_model(experiment, header)
-        loaded = _warm_model(header, settings)
-        report.say(f"    {settings['base_model']}: {header.shape.parameters:,} parameters, {header.shape.num_layers} layers")
-        return loaded
-
-
-def _know_model(experiment: Experiment, header: CheckpointHeader) -> None:
-    """Writes down which model this is about; raises PruningError when the experiment began with another one."""
-    known = experiment.description()["fingerprint"]
-    if known is None:
-        libraries = {name: version(name) for name in ("torch", "transformers", "streamlit")}
-        experiment.write_model(header, {"python": platform.python_version()} | libraries)
-    elif known != header.fingerprint:
-        raise PruningError("plan_other_model", path=experiment.folder, found=known[:12], expected=header.fingerprint[:12])
-
-
-_MODEL_SETTINGS = ("device", "dtype", "attn_implementation", "trust_remote_code")
-_warm: dict[tuple, LoadedModel] = {}
-
-
-def _warm_model(header: CheckpointHeader, settings: dict) -> LoadedModel:
-    """The model of the last job when it is the same one; at most one is kept."""
-    key = (str(header.folder), header.fingerprint, *(settings[name] for name in _MODEL_SETTINGS))
-    if key not in _warm:
-        _warm.clear()
-        _warm[key] = load(header, settings)
-    return _warm[key]
+        return warm_model(open_model(experiment, report, settings, token), settings)
 
 
 def _baseline(experiment: Experiment, report: RunReport, settings: dict, loaded: LoadedModel, text: HeldOutText | None) -> None:
     if not settings["test_before_prune"]:
         report.skip("baseline")
         return
+    if settings["resume"] and was_measured(experiment, "before", text):
+        report.skip("baseline", "measured before the run was stopped")
+        return
     with report.step("baseline", len(text.windows), "windows"):
-        _record_perplexity(experiment, report, "before", loaded.model, text, settings)
+        record_perplexity(experiment, report, "before", loaded.model, text, settings)
 
 
-def _measure(experiment: Experiment, report: RunReport, settings: dict, loaded: LoadedModel) -> GroupTable:
-    with report.step("gradients", settings["num_samples"], "samples"):
-        corpus = load_corpus(settings["corpus"], CALIBRATION, settings["text_column"])
-        samples = draw_samples(corpus, loaded.tokenizer, settings["num_samples"], settings["seq_len"], settings["seed"])
-        if len(samples) < settings["num_samples"]:
-            report.say(f"    the text gives {len(samples)} windows, {settings['num_samples']} were asked for: all are used")
-        report.progress(0, len(samples))
-        method, batch_size = settings["importance_method"], settings["gradient_batch_size"]
-        shape = loaded.header.shape
-        importance = measure_importance(method, loaded.model, shape, samples, batch_size, report.progress)
-    with report.step("group_table"):
-        calibration = {
-            "corpus": settings["corpus"],
-            "corpus_sha256": corpus.sha256,
-            "num_samples": len(samples),
-            "seq_len": settings["seq_len"],
-            "seed": settings["seed"],
-        }
-        source = {"fingerprint": loaded.header.fingerprint, "method": method, "calibration": calibration}
-        table = GroupTable(shape, importance, source)
-        experiment.write_table(table)
-        report.say(f"    {len(table.order):,} groups scored by {method} on {len(samples)} samples")
-    return table
+def _select(
+    experiment: Experiment, report: RunReport, settings: dict, loaded: LoadedModel, measurement: Measurement
+) -> PruningPlan:
+    """The plan that the settings give, written down; in rounds where that is asked for."""
+    if settings["resume"] and settings["iterative_steps"] > 1 and experiment.is_planned:
+        report.skip("selection", "planned in rounds before the run was stopped")
+        return experiment.read_plan()
+    table, layers = experiment.read_table(), experiment.read_layer_importance()
+    planned = None
+    if settings["iterative_steps"] > 1:
+        planned, table = plan_in_rounds(table, settings, layers, partial(measurement.again, report, loaded), report.say)
+    with report.step("selection"):
+        planned = planned or plan_from_settings(table, settings, layers)
+        experiment.write_plan(planned.plan, table, planned.rates)
+        say_plan(report, planned.plan)
+    return planned.plan
+
+
+def _cut_and_train(
+    experiment: Experiment,
+    report: RunReport,
+    settings: dict,
+    loaded: LoadedModel,
+    plan: PruningPlan,
+    text: HeldOutText | None,
+    token: str | None,
+) -> None:
+    """Cuts, and trains the cut model where that is asked for; a training that fails leaves the cut as it is."""
+    if settings["finetune"]:
+        data = training_data(settings, loaded, text)  # a fault in the text is said before an hour of work
+        before = validation_perplexity(report, settings, loaded.model, data)
+        pruned = _cut_and_judge(experiment, report, settings, loaded, plan, text)
+        save = settings["save_model"]
+        with experiment.draft() as draft:
+            train_and_save(experiment, draft, report, settings, loaded, pruned, data, text, before, token, save)
+    else:
+        _cut_and_judge(experiment, report, settings, loaded, plan, text)
+    if settings["save_model"]:
+        _make_other_formats(experiment, report, settings)
 
 
 def _cut_and_judge(
@@ -181,97 +243,66 @@ def _cut_and_judge(
     loaded: LoadedModel,
     plan: PruningPlan,
     text: HeldOutText | None,
-) -> None:
+) -> PreTrainedModel:
     """Cuts, describes, evaluates and saves; a cut that does not come to its end leaves nothing of its result."""
     try:
         written = {"prompt": settings["prompt"], "before": continue_text(loaded.model, loaded.tokenizer, settings["prompt"])}
         source = loaded.header if loaded.header.tensors else _header_of(loaded.model, loaded)
         with report.step("cut"):
-            _warm.clear()  # the cut takes the source's weights apart as it goes
-            pruned = cut(loaded.model, plan, release_source=True)
-        _say_empty_layers(report, plan)
-        matrices = _describe_cut(experiment, report, loaded, source, _header_of(pruned, loaded), plan)
+            forget_model()  # the cut takes the source's weights apart as it goes
+            pruned = cut(loaded.model, plan, release_source=not settings["reconstruct"])  # a repair compares with it
+        say_empty_layers(report, plan)
+        matrices = describe_cut(
+            experiment, report, loaded.header, source, _header_of(pruned, loaded), plan, saved_dtype(loaded, settings)
+        )
         if settings["test_after_prune"]:
             with report.step("perplexity", len(text.windows), "windows"):
-                _record_perplexity(experiment, report, "after", pruned, text, settings)
+                record_perplexity(experiment, report, "after", pruned, text, settings)
         else:
             report.skip("perplexity")
         written["after"] = continue_text(pruned, loaded.tokenizer, settings["prompt"])
         write_json(experiment.path(SAMPLES_FILE), {"format_version": 1} | written)
-        report.skip("recovery")
+        if settings["reconstruct"]:
+            judged_on = text if settings["test_after_prune"] else None
+            repaired = repair_and_judge(experiment, report, settings, loaded, pruned, plan, judged_on)
+            write_json(experiment.path(REPAIR_FILE), repaired)
+        elif not settings["finetune"]:
+            report.skip("recovery")
+        save_plan_picture(plan, experiment.path(PICTURE_FILE))
         if settings["save_model"]:
-            _save(experiment, report, loaded, pruned, settings)
+            save_and_check(experiment, report, loaded, pruned, settings)
         else:
             report.skip("save")
         write_csv(experiment.path(RESULT_FILE), matrices)  # last: it says that the cut came to its end
+        return pruned
     except BaseException:
         with contextlib.suppress(PruningError):  # a full disk is what may have brought us here
             experiment.forget_result()
         raise
 
 
+def _is_finished(experiment: Experiment, report: RunReport, settings: dict) -> bool:
+    is_whole = experiment.is_cut and (experiment.is_saved or not settings["save_model"])
+    is_finished = settings["resume"] and is_whole and (experiment.is_recovered or not settings["finetune"])
+    if is_finished:
+        report.say("    this run came to its end; nothing is left to do")
+    return is_finished
+
+
+def _went_on_with_recovery(experiment: Experiment, report: RunReport, settings: dict, token: str | None) -> bool:
+    """Whether the run had saved its cut before it was stopped, so that only its training was left; that is done then."""
+    is_left = settings["resume"] and settings["finetune"] and experiment.is_recoverable and not experiment.is_recovered
+    if is_left:
+        recover(experiment, report, settings, token)
+        _make_other_formats(experiment, report, settings)
+    return is_left
+
+
 def _held_out(settings: dict, loaded: LoadedModel) -> HeldOutText | None:
     """The text for perplexity; None when none is asked for."""
-    if not (settings["test_before_prune"] or settings["test_after_prune"]):
+    if not (settings["test_before_prune"] or settings["test_after_prune"] or settings["finetune"]):
         return None
-    check_window(settings["eval_seq_len"], loaded.header.shape.max_position_embeddings)
-    return HeldOutText.load(
-        loaded.tokenizer, settings["eval_corpus"], settings["eval_seq_len"], settings["eval_windows"], settings["text_column"]
-    )
-
-
-def _record_perplexity(
-    experiment: Experiment, report: RunReport, stage: str, model: PreTrainedModel, text: HeldOutText, settings: dict
-) -> None:
-    # No backward pass here: twice the windows fit, and a person who runs out of memory has one number to lower.
-    batch_size = 2 * settings["gradient_batch_size"]
-    value = perplexity(model, text.windows, batch_size, on_progress=report.progress)
-    basis = text.basis
-    experiment.update_metrics(basis=basis, perplexity={stage: {basis["dataset"]: _finite(value)}})
-    report.say(f"    perplexity {stage}: {value:.2f} ({basis['dataset']}, seq {basis['seq_len']}, {basis['windows']} windows)")
-
-
-def _say_plan(report: RunReport, plan: PruningPlan) -> None:
-    attention, mlp = plan.removed_parameters.sum(axis=0)
-    report.say(f"    {plan.actual_ratio:.2%} of all parameters go: attention {attention:,}, MLP {mlp:,}")
-
-
-def _say_empty_layers(report: RunReport, plan: PruningPlan) -> None:
-    if not plan.remove_empty_layers:
-        report.skip("empty_layers")
-        return
-    with report.step("empty_layers"):
-        gone = plan.shape.num_layers - len(plan.kept_layers)
-        report.say(f"    {gone} layers removed, {len(plan.kept_layers)} left")
-
-
-def _describe_cut(
-    experiment: Experiment,
-    report: RunReport,
-    loaded: LoadedModel,
-    before: CheckpointHeader,
-    after_cut: CheckpointHeader,
-    plan: PruningPlan,
-) -> pd.DataFrame:
-    """Records sizes and ratio, and returns the table of every matrix before and after."""
-    with report.step("statistics"):
-        matrices = diff.actual_matrix_table(before, after_cut, plan)
-        after = plan.shape_after.parameters
-        experiment.update_metrics(
-            fingerprint=loaded.header.fingerprint,
-            parameters={"before": plan.shape.parameters, "after": after},
-            ratio={
-                "target": plan.settings.get("pruning_ratio"),
-                "target_basis": plan.settings.get("ratio_basis", "model"),
-                "actual": plan.actual_ratio,
-            },
-            size_bytes={"before": loaded.header.weight_bytes, "after": after * loaded.saved_dtype.itemsize},
-        )
-        failed = [check.key for check in diff.checks(plan, matrices) if not check.passed]
-        report.say(f"    {plan.shape.parameters:,} -> {after:,} parameters ({plan.actual_ratio:.2%} removed)")
-        if failed:
-            raise PruningError("unexpected", reason=f"the cut does not keep its promises: {', '.join(failed)}")
-    return matrices
+    return load_held_out(settings, loaded)
 
 
 def _header_of(model: PreTrainedModel, loaded: LoadedModel) -> CheckpointHeader:
@@ -284,26 +315,13 @@ def _header_of(model: PreTrainedModel, loaded: LoadedModel) -> CheckpointHeader:
     return CheckpointHeader(Path(), model.config.to_dict(), tensors, ())
 
 
-def _save(experiment: Experiment, report: RunReport, loaded: LoadedModel, pruned: PreTrainedModel, settings: dict) -> None:
-    folder = experiment.model_folder
-    with report.step("save", unit="bytes"):
-        save_model(pruned, loaded.tokenizer, folder, dtype=loaded.saved_dtype, on_progress=report.progress)
-        report.say("    loading it again in a fresh process")
-        check = check_reload(folder, pruned, loaded.tokenizer, _check_windows(settings, loaded))
-        report.check_cancelled()
-        weight_bytes = CheckpointHeader.read(folder).weight_bytes
-        experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
-        write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
-        write_whole(folder / CARD_FILE, model_card(experiment))
-        report.say(f"    largest difference of logits {check['max_abs_diff']:.1e}, top-1 agreement {check['top1']:.2%}")
-
-
-def _check_windows(settings: dict, loaded: LoadedModel) -> torch.Tensor:
-    limit = loaded.header.shape.max_position_embeddings
-    seq_len = min(settings["seq_len"], limit) if limit else settings["seq_len"]
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(loaded.header.shape.vocab_size, (_CHECK_WINDOWS, seq_len), generator=generator)
-
-
-def _finite(value: float) -> float | None:
-    return value if value != float("inf") else None
+def _make_other_formats(experiment: Experiment, report: RunReport, settings: dict) -> None:
+    """What `save_format` asks for beside the folder. One that cannot be made is told; the run is done all the same."""
+    for name in parse_formats(settings["save_format"]):
+        if name != HF:
+            try:
+                make_formats(experiment, report, settings, (name,), settings["max_shard_size"])
+            except Cancelled:
+                raise
+            except PruningError as error:
+                report.say(f"    {name}: {error}")

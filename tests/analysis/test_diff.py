@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from safetensors.numpy import save_file
 
-from analysis.diff import COLUMNS, REMOVED, actual_matrix_table, checks, layer_table, matrix_table
+from analysis.diff import COLUMNS, REMOVED, actual_matrix_table, checks, layer_table, matrix_table, other_tensors
 from pruning.errors import PruningError
 from pruning.planning.allocation import Floors, Protection, allocate_global, largest_ratio
 from pruning.planning.checkpoint_header import CheckpointHeader
@@ -174,7 +174,24 @@ def test_a_wrong_cut_is_noticed(tmp_path, spoil, key, layer):
     assert not results["check.total"].passed
     if layer is not None:
         assert results[key].layers == (layer,)
-        assert results[key].values["faulty"] == str(layer)
+        assert results[key].sentence().endswith(f"; at fault: layers {layer}")
+
+
+@pytest.mark.parametrize("name", ["model.layers.3.mlp.up_proj.weight", "stray", "lm_head.bias"])
+def test_a_tensor_too_many_is_noticed(tmp_path, name):
+    plan = some_plan()
+    before, after = cut_files(tmp_path, plan, lambda tensors: tensors.update({name: np.zeros((1000, 10), np.float16)}))
+    others = other_tensors(after, plan)
+    assert others == (name,)
+    [check] = [c for c in checks(plan, actual_matrix_table(before, after, plan), others) if not c.passed]
+    assert check.sentence() == f"Tensors beside those of the planned model: {name}"
+
+
+def test_rotary_tables_and_a_stored_copy_of_a_tied_head_are_not_too_many(tmp_path):
+    plan = plan_without(small_shape(tie_word_embeddings=True), (1, "mlp", 0))
+    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(2, np.float16), "lm_head.weight": np.zeros(3, np.float16)}
+    _, after = cut_files(tmp_path, plan, lambda tensors: tensors.update(more))
+    assert other_tensors(after, plan) == ()
 
 
 def test_a_folder_of_another_model_is_refused(tmp_path):

@@ -6,8 +6,9 @@ import platform
 import pytest
 import torch
 
-from analysis.perplexity import HeldOutText, perplexity
-from pruning.model.calibration import HELD_OUT, load_corpus
+from analysis.perplexity import HeldOutText, PPLMetric, perplexity
+from pruning.errors import PruningError
+from pruning.model.calibration import HELD_OUT, load_corpus, token_stream
 from pruning.model.checkpoint import LoadedModel, load, open_checkpoint
 from pruning.settings import resolve
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
@@ -50,6 +51,90 @@ def test_a_broken_model_has_infinite_perplexity(weight):
     with torch.no_grad():
         model.lm_head.weight[5] = weight
     assert perplexity(model, random_ids(3, 8)) == math.inf
+
+
+# strides and the mapping ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """A short text."""
+    (tmp_path / "notes.txt").write_text("".join(f"value_{i} = {i * i}\n" for i in range(60)))
+    return tmp_path / "notes.txt"
+
+
+def independent(model, tokens: torch.Tensor, seq_len: int, stride: int) -> float:
+    """Every token once, given the tokens of its window before it; the first token of the text has none."""
+    total, counted, scored_up_to = 0.0, 0, 0
+    for start in range(0, len(tokens) - seq_len + 1, stride):
+        with torch.no_grad():
+            logits = model(tokens[start : start + seq_len][None]).logits[0].double()
+        for position in range(1, seq_len):
+            if start + position >= scored_up_to:
+                total -= logits[position - 1].log_softmax(-1)[tokens[start + position]].item()
+                counted += 1
+        scored_up_to = start + seq_len
+    return math.exp(total / counted)
+
+
+@pytest.mark.parametrize("stride", [16, 15, 8, 5, 1])
+def test_with_a_stride_only_new_tokens_count(demo, notes, stride):
+    tokens = token_stream([notes.read_text()], demo.tokenizer)[:120]
+    notes.write_text(demo.tokenizer.decode(tokens[1:]))  # a text of few tokens; EOS comes before it
+    tokens = token_stream([notes.read_text()], demo.tokenizer)
+    metric = PPLMetric(demo.model, demo.tokenizer, [str(notes)], seq_len=16, stride=stride, device="cpu")
+    assert metric["notes.txt"] == pytest.approx(independent(demo.model, tokens, 16, stride), rel=1e-6)
+    starts = len(range(0, len(tokens) - 15, stride))
+    new_tokens = starts * 15 if stride == 16 else 15 + (starts - 1) * stride
+    assert metric.basis["notes.txt"]["predicted_tokens"] == new_tokens
+
+
+@pytest.mark.parametrize("stride", [None, 5])
+def test_perplexity_of_a_text_does_not_depend_on_the_batch_size(demo, notes, stride):
+    values = [
+        PPLMetric(demo.model, demo.tokenizer, [str(notes)], 16, "cpu", stride=stride, batch_size=size)["notes.txt"]
+        for size in (1, 3, 64)
+    ]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-6)
+
+
+def test_it_is_a_mapping_that_prints_as_a_dictionary(demo, notes):
+    metric = PPLMetric(demo.model, demo.tokenizer, datasets=["python-stdlib", str(notes)], windows=2, device="cpu")
+    assert list(metric) == ["python-stdlib (held-out)", "notes.txt"] and len(metric) == 2
+    assert eval(str(metric)) == dict(metric) == dict(metric.items())
+    assert metric["notes.txt"] == metric.get("notes.txt") > 1
+    assert metric.basis["notes.txt"]["seq_len"] == 128  # the default
+    with pytest.raises(KeyError):
+        metric["wikitext2"]
+
+
+def test_wikitext_is_named_with_its_configuration(demo, monkeypatch):
+    lines = {"text": [f"value_{i} = {i}" for i in range(300)], "column_names": ["text"]}
+
+    class Rows(list):
+        column_names = ("text",)
+
+        def take(self, count):
+            return self[:count]
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: Rows({"text": text} for text in lines["text"]))
+    metric = PPLMetric(demo.model, demo.tokenizer, windows=2, device="cpu")
+    assert list(metric) == ["wikitext2 (wikitext-2-raw-v1)"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"stride": 200}, "`stride` is 200; it must be a whole number from 1 to seq_len (128)"),
+        ({"seq_len": 300}, "`seq_len` is 300; this model sees at most 256 tokens at once"),
+        ({"device": "cuda:9"}, "The device 'cuda:9' is not available here"),
+        ({"datasets": ["gone.txt"]}, "The text file gone.txt is not there."),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(demo, options, sentence):
+    with pytest.raises(PruningError) as error:
+        PPLMetric(demo.model, demo.tokenizer, **({"datasets": ["python-stdlib"], "device": "cpu"} | options))
+    assert sentence in str(error.value)
 
 
 # the demo model -------------------------------------------------------------------------------------------------------

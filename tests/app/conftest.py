@@ -1,11 +1,16 @@
 """Runs the app's script without a browser, on a folder of experiments of its own."""
 
+import json
+import shutil
 from pathlib import Path
 
+import plotly.graph_objects as go
+import plotly.io
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from pruning.experiment import Experiment
+from pruning.planning.allocation import Protection, allocate_global
 from pruning.runs import steps
 from pruning.settings import resolve
 
@@ -39,8 +44,43 @@ def app_with_table(measured_root, monkeypatch):
     return at
 
 
+@pytest.fixture(scope="session")
+def cut_root(measured_root, tmp_path_factory) -> Path:
+    """A folder with the experiment `first`, cut by a plan that takes 10 % from all layers but the default ones."""
+    root = tmp_path_factory.mktemp("cut") / "experiments"
+    shutil.copytree(measured_root, root)
+    experiment = Experiment.open(root, "first")
+    table = experiment.read_table()
+    settings = {"pruning_ratio": 0.1, "ratio_basis": "model"}
+    plan = allocate_global(table, settings["pruning_ratio"], Protection.resolve(32), settings=settings)
+    experiment.write_plan(plan, table)
+    judged = {"test_before_prune": True, "test_after_prune": True, "save_model": True, "output_root": str(root)}
+    experiment.write_settings(experiment.settings | plan.settings | judged)
+    steps.run("prune", experiment)
+    return root
+
+
+@pytest.fixture
+def app_of(monkeypatch):
+    """The app with the experiment `first` of a folder open."""
+
+    def make(root: Path) -> AppTest:
+        monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(root))
+        at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+        at.query_params["experiment"] = "first"
+        return at
+
+    return make
+
+
 def on_page(at: AppTest, page: str) -> AppTest:
     """The app on this page, redrawn."""
     at.run()
     assert not at.exception
     return at.switch_page(str(ROOT / "pages" / f"{page}.py")).run() if page != "model" else at
+
+
+def figures(at: AppTest) -> dict[str, go.Figure]:
+    """The charts on the page by their key, as they are sent to the browser."""
+    sent = [json.loads(element.proto.json) for element in at.get("bidi_component")]
+    return {data["name"]: plotly.io.from_json(data["figure"]) for data in sent if "figure" in data}

@@ -10,7 +10,6 @@ from streamlit.testing.v1 import AppTest
 
 from pruning.experiment import Experiment
 from pruning.planning.allocation import Protection, allocate_global
-from pruning.runs import steps
 from pruning.runs.jobs import queue
 from pruning.runs.status import read_status
 from ui import workspace
@@ -19,37 +18,8 @@ from ui.translation import t
 from .conftest import ROOT, on_page
 from .test_texts import TEXTS
 
-PAGES = ("model", "importance", "plan", "prune", "export")
+PAGES = ("model", "importance", "plan", "prune", "recover", "compare", "export", "learn")
 WIDGETS = ("selectbox", "multiselect", "text_input", "text_area", "number_input", "slider", "toggle", "checkbox", "button")
-
-
-@pytest.fixture(scope="session")
-def cut_root(measured_root, tmp_path_factory) -> Path:
-    """A folder with the experiment `first`, cut by a plan that takes 10 % from all layers but the default ones."""
-    root = tmp_path_factory.mktemp("cut") / "experiments"
-    shutil.copytree(measured_root, root)
-    experiment = Experiment.open(root, "first")
-    table = experiment.read_table()
-    settings = {"pruning_ratio": 0.1, "ratio_basis": "model"}
-    plan = allocate_global(table, settings["pruning_ratio"], Protection.resolve(32), settings=settings)
-    experiment.write_plan(plan, table)
-    judged = {"test_before_prune": True, "test_after_prune": True, "save_model": True, "output_root": str(root)}
-    experiment.write_settings(experiment.settings | plan.settings | judged)
-    steps.run("prune", experiment)
-    return root
-
-
-@pytest.fixture
-def app_of(monkeypatch):
-    """The app with the experiment `first` of a folder open."""
-
-    def make(root: Path) -> AppTest:
-        monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(root))
-        at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
-        at.query_params["experiment"] = "first"
-        return at
-
-    return make
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ui.translation import t
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = json.loads((ROOT / "ui" / "text" / "en.json").read_text(encoding="utf-8"))
 WORD = r"[\w\-]+"
-SOURCES = [ROOT / "app.py", *ROOT.glob("ui/*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("analysis/*.py")]
+SOURCES = [ROOT / "app.py", *ROOT.glob("ui/*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("analysis/**/*.py")]
 
 
 def key_patterns() -> list[re.Pattern]:
@@ -54,7 +54,7 @@ def test_every_fixed_key_asked_for_has_a_sentence(source):
     assert [key for key in asked if not has_sentence(key)] == []
 
 
-@pytest.mark.parametrize("page", ["model", "importance", "plan", "prune", "export"])
+@pytest.mark.parametrize("page", ["model", "importance", "plan", "prune", "recover", "compare", "export", "learn"])
 def test_every_page_says_what_it_is_for_and_what_it_means(page):
     for part in ("title", "purpose", "explanation"):
         assert TEXTS[f"{page}.{part}"].strip()

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.importance import BOUNDS
+from pruning.settings import SETTINGS
+
 ROOT = Path(__file__).parents[2]
 TINY = ("--samples", "2", "--seq_len", "16", "--batch_size", "1", "--runs", "1")
 
@@ -16,24 +19,20 @@ def output_of(*flags: str) -> str:
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
+def test_every_method_of_groups_has_a_bound():
+    assert set(BOUNDS) == {*SETTINGS["importance_method"].choices, "activation"}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_it_names_its_basis_both_times_and_both_peaks():
-    output = output_of(*TINY)
+def test_it_names_its_basis_and_holds_time_and_memory_against_bounds():
+    output = output_of(*TINY, "--methods", "l1")
     assert "2 x 16 random tokens in batches of 1" in output
     assert "6,561,920 parameters, 32 layers, head dim 8, float32, sdpa attention" in output
     assert "median of 1 interleaved runs" in output
-    for name in ("bare forward \\+ backward", "taylor"):
-        assert re.search(rf"{name} +[\d.]+ s .* samples/s", output)
-        assert re.search(rf"{name} +[\d.]+ MiB", output)
-    assert re.search(r"ratio [\d.]+  \(bound 1\.2\)", output)
-    assert re.search(r"ratio [\d.]+  \(bound 1\.1\)", output)
-    assert "one set of gradients        23.0 MiB" in output
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_it_compares_attention_code_on_three_models():
-    output = output_of(*TINY, "--attention")
-    for model in ("demo model, head dim 8", "head dim 64", "head dim 128"):
-        table = output.split(model)[1].splitlines()[1:3]
-        assert [line.split()[0] for line in table] == ["eager", "sdpa"]
-        assert all("taylor" in line and "forward" in line and "MiB" in line for line in table)
+    times, peaks = output.split("peak memory")
+    for bare in ("bare forward", "bare forward \\+ backward"):
+        assert re.search(rf"{bare} +[\d.]+  \([\d.]+ to [\d.]+\)", times)
+        assert re.search(rf"{bare} +[\d.]+  \([\d.]+ to [\d.]+\)", peaks)
+    assert re.search(r"l1 .*(pass|MISS)  at most 1 s\n", times)
+    assert re.search(r"l1 .*(pass|MISS)  at most 1\.1\n", peaks)
+    assert re.search(r"one set of gradients +23\.0 of it", peaks)

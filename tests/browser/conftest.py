@@ -1,6 +1,7 @@
 """The real server and a real browser: `streamlit run app.py` on a free port of 127.0.0.1, Debian's chromium headless.
 
-One server per test process, its experiments in a folder of its own; every request of every page is written down.
+One server per test process, its experiments in a folder of its own; every request of every page is written down. A test
+that looks at all experiments there are starts one for itself.
 """
 
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +48,13 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[Server]:
+    with running_app(tmp_path_factory) as running:
+        yield running
+
+
+@contextmanager
+def running_app(tmp_path_factory) -> Iterator[Server]:
+    """The app with an empty folder of experiments, until the block ends."""
     output_root = tmp_path_factory.mktemp("experiments")
     log = tmp_path_factory.mktemp("server") / "server.log"
     port = _free_port()
@@ -67,11 +76,12 @@ def server(tmp_path_factory) -> Iterator[Server]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A test that fails leaves a picture of its screen."""
+    """A test that fails leaves a picture of its screens."""
     report = yield
-    studio = getattr(item, "funcargs", {}).get("studio")
-    if report.when == "call" and report.failed and studio is not None:
-        studio.page.screenshot(path=SCREENSHOTS / f"failed_{item.name}.png")
+    if report.when == "call" and report.failed:
+        for name, argument in getattr(item, "funcargs", {}).items():
+            if isinstance(argument, Studio) and not argument.page.is_closed():
+                argument.page.screenshot(path=SCREENSHOTS / f"failed_{item.name}_{name}.png")
     return report
 
 
@@ -89,7 +99,8 @@ def new_context(server: Server, browser: Browser) -> Iterator[Callable[..., Brow
     contexts = []
 
     def make(**options) -> BrowserContext:
-        context = browser.new_context(viewport={"width": 1280, "height": 2600}, accept_downloads=True, **options)
+        usual = {"viewport": {"width": 1280, "height": 2600}, "accept_downloads": True, "locale": "en-US"}
+        context = browser.new_context(**usual | options)
         context.set_default_timeout(_PATIENCE)
         context.on("request", lambda request: server.requested.append(request.url))
         contexts.append(context)

@@ -1,6 +1,6 @@
 """What a person does in the app, as methods: open a screen, press, read a figure. Waits for what must come, never for time.
 
-Widgets are named by the keys of ui/text/en.json and found by their text and role, as a person finds them.
+Widgets are named by the keys of ui/text/ and found by their text and role in the language of the tab, as a person finds them.
 """
 
 import json
@@ -11,21 +11,29 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, TimeoutError, expect
 
-_TEXT = json.loads((Path(__file__).resolve().parents[2] / "ui" / "text" / "en.json").read_text(encoding="utf-8"))
+_TEXT_FOLDER = Path(__file__).resolve().parents[2] / "ui" / "text"
+_TEXTS = {name: json.loads((_TEXT_FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "zh")}
+_TEXT = _TEXTS["en"]
 _PATHS = {
     "model": "",  # the first screen is what the bare address shows
     "importance": "measure-importance",
     "plan": "shape-plan",
     "prune": "cut-model",
+    "recover": "win-back",
+    "compare": "weigh-results",
     "export": "take-home",
+    "learn": "see-why",
 }
 SCREENS = tuple(_PATHS)
 JOB_SECONDS = 240
+AS_A_HAND = 100  # ms that a button of the mouse is held; Plotly looks every 50 ms what is under it
+_REACHES_THE_SERVER = 100  # ms
 
 
-def sentence(key: str, **values) -> str:
-    """The English text of a key, with its values filled in if there are any."""
-    return _TEXT[key].format(**values) if values else _TEXT[key]
+def sentence(key: str, language: str = "en", **values) -> str:
+    """The text of a key, with its values filled in if there are any."""
+    text = _TEXTS[language][key]
+    return text.format(**values) if values else text
 
 
 def wait_until(condition: Callable[[], object], seconds: float = JOB_SECONDS) -> None:
@@ -37,12 +45,22 @@ def wait_until(condition: Callable[[], object], seconds: float = JOB_SECONDS) ->
 
 
 class Studio:
-    """One tab with the app in it."""
+    """One tab with the app in it, in one language."""
 
-    def __init__(self, page: Page, url: str, screenshots: Path):
+    def __init__(self, page: Page, url: str, screenshots: Path, language: str = "en"):
         self.page = page
         self.url = url
         self.screenshots = screenshots
+        self.language = language
+
+    def said(self, key: str, **values) -> str:
+        """The text of a key in the language of the tab."""
+        return sentence(key, self.language, **values)
+
+    def pattern(self, key: str, whole: bool = False) -> re.Pattern:
+        """Finds the text of a key whatever values stand in it."""
+        text = re.sub(r"\\\{[^}]*\\\}", ".+", re.escape(self.said(key)))
+        return re.compile(f"^{text}$" if whole else text)
 
     # moving about -------------------------------------------------------------------------------------------------
 
@@ -53,22 +71,37 @@ class Studio:
 
     def go(self, screen: str) -> None:
         """Goes to a screen by the sidebar, within the session."""
-        self.page.get_by_test_id("stSidebarNav").get_by_role("link", name=sentence(f"{screen}.title"), exact=True).click()
+        self.page.get_by_test_id("stSidebarNav").get_by_role("link", name=self.said(f"{screen}.title"), exact=True).click()
         self._arrive(screen)
 
     def follow(self, key: str, screen: str) -> None:
         """Clicks a link that leads to a screen."""
-        self.page.get_by_role("link", name=sentence(key), exact=True).click()
+        self.page.get_by_role("link", name=self.said(key), exact=True).click()
         self._arrive(screen)
 
     def _arrive(self, screen: str) -> None:
-        expect(self.page.get_by_role("heading", name=sentence(f"{screen}.title"), level=1, exact=True)).to_be_visible()
+        expect(self.page.get_by_role("heading", name=self.said(f"{screen}.title"), level=1, exact=True)).to_be_visible()
         self.settle()
 
     def settle(self) -> None:
         """Waits until the script has run and nothing on the page is left over from before."""
-        expect(self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')).to_be_visible()
-        expect(self.page.locator('[data-stale="true"]')).to_have_count(0)
+        for _ in range(2):  # what was just pressed may not have reached the server at the first look
+            expect(self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')).to_be_visible()
+            expect(self.page.locator('[data-stale="true"]')).to_have_count(0)
+            self.page.wait_for_timeout(_REACHES_THE_SERVER)
+
+    def resting_place(self, locator: Locator) -> dict:
+        """Where something stands once nothing above it moves it any more."""
+        seen = []
+
+        def rests() -> bool:
+            self.settle()
+            seen.append(locator.bounding_box())
+            self.page.wait_for_timeout(200)
+            return len(seen) > 2 and seen[-1] == seen[-2] == seen[-3]
+
+        wait_until(rests, 60)
+        return seen[-1]
 
     # pressing and typing ------------------------------------------------------------------------------------------
 
@@ -76,11 +109,11 @@ class Studio:
         self.button(key).click()
 
     def button(self, key: str) -> Locator:
-        return self.page.get_by_role("button", name=_pattern(key))
+        return self.page.get_by_role("button", name=self.pattern(key))
 
     def field(self, key: str) -> Locator:
         """A text or number field by its label; the unit behind the label does not matter."""
-        name = re.compile(f"^{re.escape(sentence(key))}( \\(|$)")
+        name = re.compile(f"^{re.escape(self.said(key))}( \\(|$)")
         return self.page.get_by_role("textbox", name=name).or_(self.page.get_by_role("spinbutton", name=name)).first
 
     def enter(self, key: str, value: str) -> None:
@@ -91,7 +124,7 @@ class Studio:
 
     def pick(self, key: str, *values) -> None:
         """Picks values in a list that takes several."""
-        box = self.page.get_by_role("combobox", name=sentence(key), exact=True)
+        box = self.page.get_by_role("combobox", name=self.said(key), exact=True)
         box.scroll_into_view_if_needed()
         for value in values:
             wait_until(lambda option=str(value): self._picked(box, option))
@@ -110,13 +143,13 @@ class Studio:
 
     def choose(self, key: str, option: str) -> None:
         """Presses one of the buttons of a segmented control."""
-        group = self.page.get_by_role("radiogroup", name=sentence(key), exact=True)
-        group.get_by_role("radio", name=sentence(option), exact=True).click()
+        group = self.page.get_by_role("radiogroup", name=self.said(key), exact=True)
+        group.get_by_role("radio", name=self.said(option), exact=True).click()
         self.settle()
 
     def expand(self, key: str) -> None:
         """Opens an expander, if it is closed."""
-        expander = self.page.get_by_test_id("stExpander").filter(has_text=sentence(key)).locator("details")
+        expander = self.page.get_by_test_id("stExpander").filter(has_text=self.said(key)).locator("details")
         if expander.get_attribute("open") is None:
             expander.locator("summary").click()
 
@@ -126,19 +159,33 @@ class Studio:
         download.value.save_as(target)
         return target
 
+    def fetch(self, key: str, target: Path) -> Path:
+        """Follows a link that downloads a file."""
+        with self.page.expect_download() as download:
+            self.link(key).click()
+        download.value.save_as(target)
+        return target
+
+    def link(self, key: str) -> Locator:
+        return self.page.get_by_role("link", name=self.pattern(key))
+
     # reading ------------------------------------------------------------------------------------------------------
 
     def metric(self, key: str) -> Locator:
         """The value of the metric with this label."""
-        label = self.page.get_by_test_id("stMetricLabel").filter(has_text=_pattern(key, whole=True))
+        label = self.page.get_by_test_id("stMetricLabel").filter(has_text=self.pattern(key, whole=True))
         return self.page.get_by_test_id("stMetric").filter(has=label).get_by_test_id("stMetricValue")
 
     def grid(self, alt_key: str) -> list[dict[str, str]]:
         """The rows of a table that are on screen, from what a screen reader is given."""
-        table = self.page.get_by_role("region", name=sentence(alt_key), exact=True).locator("table[role=grid]")
+        table = self.page.get_by_role("region", name=self.said(alt_key), exact=True).locator("table[role=grid]")
         expect(table.locator("tbody td").first).to_be_attached()
-        heads = table.locator("th").all_inner_texts()
-        rows = table.locator("tbody tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.textContent))")
+        heads, *rows = table.evaluate(  # at one moment: the table may change between two questions
+            """table => [
+                [...table.querySelectorAll('th')].map(cell => cell.innerText),
+                ...[...table.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent)),
+            ]"""
+        )
         return [dict(zip(heads, row, strict=True)) for row in rows]
 
     def alerts(self, kind: str = "Error") -> Locator:
@@ -146,7 +193,7 @@ class Studio:
 
     def sees_charts(self, count: int) -> None:
         """Waits until there are so many charts, each with something in it."""
-        expect(self.page.get_by_test_id("stPlotlyChart")).to_have_count(count)
+        expect(self.page.locator(".plotly-view")).to_have_count(count)
         self._charts_are_drawn()
 
     def screenshot(self, name: str, of_a_running_job: bool = False) -> None:
@@ -165,15 +212,9 @@ class Studio:
 
     def _charts_are_drawn(self) -> None:
         self.page.wait_for_function(
-            """() => [...document.querySelectorAll('[data-testid="stPlotlyChart"]')].every(place => {
+            """() => [...document.querySelectorAll('.plotly-view')].every(place => {
                 const chart = place.querySelector('.js-plotly-plot')
-                return chart?._fullData?.some(trace => (trace.y ?? trace.z)?.length)
-                    && chart.querySelector('.barlayer path, .heatmaplayer image, .scatterlayer path, .gl-canvas')
+                return chart?._fullData?.some(trace => (trace.y ?? trace.z ?? trace.dimensions)?.length)
+                    && chart.querySelector('.barlayer path, .heatmaplayer image, .scatterlayer path, .gl-canvas, .parcoords')
             })"""
         )
-
-
-def _pattern(key: str, whole: bool = False) -> re.Pattern:
-    """Finds the text of a key whatever values stand in it."""
-    text = re.sub(r"\\\{[^}]*\\\}", ".+", re.escape(sentence(key)))
-    return re.compile(f"^{text}$" if whole else text)

@@ -1,6 +1,7 @@
 """An exported folder is the model: it loads by itself, gives the same logits, and is there whole or not at all."""
 
 import errno
+import importlib.util
 import json
 import os
 import resource
@@ -22,6 +23,8 @@ from pruning import settings
 from pruning.errors import Cancelled, PruningError
 from pruning.experiment import Experiment, write_json
 from pruning.export import disk, hugging_face, reload_check
+from pruning.export.bin_file import write_bin
+from pruning.export.gguf_file import write_gguf
 from pruning.export.hugging_face import check_reload, load_trusted, model_card, save_model, write_zip
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import CheckpointHeader
@@ -344,7 +347,7 @@ def test_card_says_what_was_cut_and_on_what_basis(experiment, tmp_path):
     plan = experiment.read_plan()
     assert f"| parameters | {plan.shape.parameters:,} before, {plan.shape_after.parameters:,} after |" in card
     assert "| ratio, target | 20.00% of the parameters of the layers that may be cut |" in card
-    assert f"| ratio, actual | {plan.actual_ratio:.2%} of all parameters of the model |" in card
+    assert f"| ratio, actual | {plan.actual_ratio:.2%} of all parameters |" in card
     assert "| strategy | `uniform` |" in card and "| importance | `taylor` |" in card
     assert "| 0 | 6 / 3 of 8 / 4 | 24 of 24 |" in card
     assert "| 1 | 0 / 0 of 8 / 4 | 23 of 24 |" in card
@@ -367,13 +370,50 @@ def test_card_shows_the_perplexity_that_the_metrics_hold(experiment):
     assert "1.000 GiB before, 0.500 GiB after" in card
 
 
-def test_the_sample_code_of_the_card_loads_the_model(experiment, tokenizer, capsys):
+def test_every_sample_of_the_card_runs_as_it_is_written(experiment, tokenizer, tmp_path):
     _, model = pruned("llama", DIFFERENT)
     save_model(model, tokenizer, experiment.model_folder)
-    code = model_card(experiment).split("```python\n")[1].split("```")[0]
-    assert "trust_remote_code=True" in code
-    exec(code.replace("path/to/this/folder", str(experiment.model_folder)), {})
-    assert capsys.readouterr().out.startswith("Once upon a time")
+    write_bin(experiment.model_folder, experiment.path("pytorch_model.bin"))
+    write_gguf(experiment.model_folder, tokenizer, experiment.path("model-F16.gguf"), "F16")
+    agreed = {"max_abs_diff": 0.0, "top1": 1.0}
+    experiment.update_metrics(export_check={"hf": agreed, "bin": agreed, "gguf-f16": agreed})
+    samples = [part.split("```")[0] for part in model_card(experiment).split("```python\n")[1:]]
+    assert len(samples) == 3 and "trust_remote_code=True" in samples[0]
+    told = [
+        in_fresh_process(sample, experiment.folder, tmp_path / "modules")
+        for sample in samples
+        if "llama_cpp" not in sample or importlib.util.find_spec("llama_cpp")
+    ]
+    assert told[0].startswith("Once upon a time") and told[-1].endswith(" parameters\n")
+
+
+def in_fresh_process(code: str, folder: Path, modules: Path) -> str:
+    """What the code prints in this folder, with the project found as the sample's comment says."""
+    environment = os.environ | {"PYTHONPATH": str(DEMO.parents[1]), "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_card_says_what_the_checks_found(experiment):
+    compared = {"max_abs_diff": 1.5e-6, "top1": 0.984375}
+    told = {"hf": compared, "gguf-f32": compared | {"llama_cpp": {"tokens": 32, "equal": 31}}, "plan": {"parameters": 3}}
+    experiment.update_metrics(export_check=told)
+    card = model_card(experiment)
+    assert "| `hf` | 1.5e-06 | 98.44% | - |" in card
+    assert "| `gguf-f32` | 1.5e-06 | 98.44% | 31 of 32 greedy tokens equal |" in card and "`plan`" not in card
+
+
+def test_the_card_of_the_hub_names_its_place_there(experiment):
+    assert 'from_pretrained("owner/small"' in model_card(experiment, place="owner/small")
+
+
+def test_the_card_of_the_hub_lists_what_is_uploaded_and_nothing_else(experiment):
+    agreed = {"max_abs_diff": 0.0, "top1": 1.0}
+    experiment.update_metrics(export_check=dict.fromkeys(("hf", "hf-float16", "bin", "gguf-f16", "gguf-q8_0"), agreed))
+    card = model_card(experiment, place="owner/small", beside=("gguf-f16",))
+    assert "`model-F16.gguf`" in card and "| `gguf-f16` |" in card and "| `hf` |" in card
+    assert not any(other in card for other in ("pytorch_model.bin", "Q8_0", "q8_0", "| `bin`", "float16`"))
 
 
 def test_stock_folders_ask_for_no_trust(experiment):

@@ -6,6 +6,7 @@ import torch
 
 from pruning.errors import Cancelled, PruningError
 from pruning.model.importance import measure, taylor
+from pruning.model.loss import Calibration
 from pruning.planning.shape import ModelShape
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
 
@@ -19,7 +20,8 @@ def shape_of(model) -> ModelShape:
 
 
 def scores(model, samples=None, batch_size=3, **options) -> np.ndarray:
-    return taylor(model, shape_of(model), random_ids(7, 12) if samples is None else samples, batch_size, **options)
+    samples = random_ids(7, 12) if samples is None else samples
+    return taylor(model, shape_of(model), Calibration(samples, batch_size, **options))
 
 
 def reference(model, samples) -> np.ndarray:

@@ -12,6 +12,7 @@ from pruning.planning.allocation import (
     allocate_global,
     default_cut_range,
     largest_ratio,
+    name_layers,
     parse_layers,
     parse_split,
     ratio_base,
@@ -255,6 +256,7 @@ def test_an_unreachable_split_names_what_there_is():
 )
 def test_lists_of_layers(text, layers):
     assert parse_layers(text, 32) == layers
+    assert parse_layers(name_layers(layers or ()), 32) == (layers or None)
 
 
 @pytest.mark.parametrize("text", ["a", "1;2", "-1", "3-1", "1-", "1-2-3", "1.5", "none,3", "0x1"])

@@ -108,6 +108,10 @@ def faulty(change) -> dict:
         (lambda c: c.update(format_version=99), "plan.json has format version 99; this version reads 1"),
         (lambda c: c.pop("format_version"), "has format version None"),
         (lambda c: c.update(fingerprint="0" * 64), r"made for another model \(fingerprint 000000000000, this model has ff"),
+        (
+            lambda c: c.update(fingerprint=None, parameters={"before": 1}),
+            r"made for another model \(1 parameters; this model has ",
+        ),
         (lambda c: c.pop("layers"), "layer 0 to 3: one entry per layer is needed"),
         (lambda c: c.update(layers={}), "one entry per layer is needed"),
         (lambda c: c.update(layers=[1, 2, 3, 4]), "one entry per layer is needed"),

@@ -1,10 +1,12 @@
-"""A tiny model folder and a text, made once for each test file."""
+"""A tiny model folder, a text, and an experiment measured on both, made once for each test file that asks for them."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.runs.quick_runs import save_tiny_model, write_text
+from pruning.experiment import Experiment
+from pruning.runs import steps
+from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +17,11 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
     return write_text(tmp_path_factory.mktemp("text") / "values.txt")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, model_folder, text) -> Experiment:
+    root = tmp_path_factory.mktemp("log")
+    experiment = new_experiment(root, "measured", quick_settings(model_folder, text, layer_importance_samples=2))
+    steps.run("measure", experiment)
+    return experiment

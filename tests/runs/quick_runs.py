@@ -30,7 +30,7 @@ from tests.tiny_models import tiny_model
 VOCABULARY = 4096  # the demo tokenizer's
 STEPS_THAT_RUN = ("load", "baseline", "gradients", "group_table", "selection", "cut", "empty_layers", "statistics")
 STEPS_THAT_RUN += ("perplexity", "save")
-RESULT = {"pruning_analysis.csv", "samples.json"}  # of a cut; there when it came to its end
+RESULT = {"pruning_analysis.csv", "samples.json", "pruning_strategy.png"}  # of a cut; there when it came to its end
 
 
 def save_tiny_model(folder: Path, family: str = "llama") -> Path:
@@ -51,6 +51,13 @@ def quick_settings(model: Path, text: Path, **changes) -> dict:
     settings |= {"num_samples": 6, "seq_len": 16, "gradient_batch_size": 2, "eval_seq_len": 16, "eval_windows": 6}
     settings |= {"test_before_prune": True, "test_after_prune": True, "remove_empty_layers": True}
     return resolve(settings | changes)
+
+
+def quick_flags(model: Path, text: Path, root: Path, **changes) -> list[str]:
+    """Flags of the command line for a run named `run` that takes a second and judges before and after the cut."""
+    flags = {"base_model": model, "corpus": text, "eval_corpus": text, "output_root": root, "experiment_name": "run"}
+    flags |= {"num_samples": 6, "seq_len": 16, "gradient_batch_size": 2, "eval_seq_len": 16, "eval_windows": 6} | changes
+    return [*(f"--{name}={value}" for name, value in flags.items()), "--test_before_prune", "--test_after_prune"]
 
 
 def new_experiment(root: Path, name: str, settings: dict) -> Experiment:

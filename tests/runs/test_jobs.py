@@ -1,10 +1,17 @@
 """Jobs run one after the other in a real worker; each ends done, failed with a sentence, or cancelled, and leaves no half."""
 
+import subprocess
+import sys
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+
+import psutil
 import pytest
 
 from pruning.errors import PruningError
 from pruning.runs.jobs import JobQueue
-from pruning.runs.status import read_status
+from pruning.runs.status import last_written, read_status, write_status
 from tests.runs.quick_runs import (
     STEPS_THAT_RUN,
     assert_nothing_half_written,
@@ -67,7 +74,7 @@ def test_a_job_that_goes_well_is_done_and_its_files_are_there(whole):
     assert whole == {
         *("description.txt", "global_group_table.csv", "global_group_table.csv.json", "groups_to_prune.csv"),
         *("groups_to_prune.csv.json", "plan.json", "metrics.json", "pruning_analysis.csv", "samples.json", "job.json"),
-        *("<time>", "<time>/training.log"),
+        *("<time>", "<time>/training.log", "pruning_strategy.png"),
     }
 
 
@@ -121,7 +128,7 @@ def test_memory_that_runs_out_is_advice_and_the_next_job_runs(queue, make, whole
     status = wait_for_end(experiment)
     assert status.error["code"] == "out_of_memory", status.error
     assert status.error["message"] == (
-        "Out of memory while working on: gradients. Lower gradient_batch_size to 2 or seq_len to 64 "
+        "Out of memory while working on: gradients or activations. Lower gradient_batch_size to 2 or seq_len to 64 "
         "(fewer samples save time, not memory)."
     )
     assert_nothing_half_written(experiment, whole, table=False)
@@ -191,6 +198,29 @@ def test_a_job_that_does_not_react_is_ended_with_its_worker(make, whole):
     assert wait_for_end(behind).state == "done"
     assert is_gone(worker) and read_status(behind).process[0] != worker
     queue.shutdown()
+
+
+def test_a_worker_that_dies_is_not_reported_before_it_is_known_how(make):
+    """Between the death of a worker and the word of its executor a page would say less than is soon known."""
+    executor = _Silent()
+    queue, experiment = JobQueue(lambda: executor), make()
+    queue.submit("measure", experiment)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    born = psutil.Process(dead.pid).create_time()
+    dead.wait()
+    write_status(experiment, replace(last_written(experiment), state="running", process=(dead.pid, born)))
+    assert read_status(experiment).error["code"] == "worker_lost"
+    assert queue.status(experiment).is_active
+    executor.future.set_exception(BrokenProcessPool("a process was terminated: {SIGKILL(-9)}"))
+    assert queue.status(experiment).error["code"] == "worker_died" and queue.status(experiment) == read_status(experiment)
+
+
+class _Silent(Executor):
+    """Takes a job and says nothing of it until the test does."""
+
+    def submit(self, *_):
+        self.future = Future()
+        return self.future
 
 
 def test_cancelling_what_does_not_run_leaves_no_trace(queue, make):

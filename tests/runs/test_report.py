@@ -15,7 +15,7 @@ from pruning.errors import Cancelled, PruningError
 from pruning.experiment import Experiment
 from pruning.runs import steps
 from pruning.runs.report import RunReport, as_pruning_error
-from pruning.runs.status import STEPS, JobStatus, read_status, request_cancel, this_process, write_status
+from pruning.runs.status import STEPS, JobStatus, read_status, request_cancel, state_of, this_process, write_status
 from tests.runs.quick_runs import new_experiment, quick_settings
 
 
@@ -38,7 +38,7 @@ def test_job_file_says_what_is_being_done(experiment):
         content = json.loads(experiment.path("job.json").read_text())
         assert content["process"] == list(this_process()) and re.fullmatch(r"\d{8}_\d{6}/training\.log", content["log"])
         assert content.keys() - {"process", "log", "started", "updated", "step_started"} == {
-            *("format_version", "kind", "state", "step", "done", "total", "unit", "error")
+            *("format_version", "kind", "state", "step", "done", "done_before", "total", "unit", "error")
         }
         assert (content["format_version"], content["kind"], content["state"]) == (1, "measure", "running")
         assert (content["step"], content["done"], content["total"], content["unit"]) == ("gradients", 8, 8, "samples")
@@ -52,6 +52,23 @@ def test_rate_and_time_left_follow_from_the_work_done():
     assert JobStatus("measure").rate == 0 and JobStatus("measure").seconds_left is None
 
 
+def test_bytes_are_told_as_people_read_them(experiment, monkeypatch, capsys):
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    with RunReport(experiment, "pack", console=True) as report, report.step("save", unit="bytes"):
+        clock[0] += 4
+        report.progress(2**20, 4 * 2**20)
+    assert "1.0 MiB of 4.0 MiB, 256.0 KiB/s, 12 s left" in capsys.readouterr().out
+
+
+def test_a_run_that_ended_before_it_measured_anything_is_no_empty_experiment(experiment):
+    experiment.write_settings(quick_settings("demo", "text.txt"))
+    assert state_of(experiment) == "empty"
+    with pytest.raises(Cancelled), RunReport(experiment, "global"):
+        raise Cancelled()
+    assert state_of(experiment) == "stopped"
+
+
 def test_the_rate_counts_from_the_first_sample_not_from_reading_the_text(experiment, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
@@ -62,6 +79,19 @@ def test_the_rate_counts_from_the_first_sample_not_from_reading_the_text(experim
         report.progress(4, 8)
         assert report.status.rate == 2.0 and report.status.seconds_left == 2.0
     assert report.seconds == {"gradients": 62.0}
+
+
+def test_what_a_stopped_run_had_done_counts_for_no_rate(experiment, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    with RunReport(experiment, "recover") as report, report.step("recovery", 100, "steps"):
+        clock[0] += 60  # text and checkpoint are read
+        report.count_from(80)
+        clock[0] += 5
+        report.progress(90, 100)
+        assert report.status.rate == 2.0 and report.status.seconds_left == 5.0
+        with report.step("recovery", 8, "windows"):
+            assert report.status.done_before == 0
 
 
 @pytest.mark.parametrize(
@@ -109,7 +139,7 @@ def test_what_the_system_refuses_gets_advice(error, code):
     explained = as_pruning_error(error, "gradients")
     assert explained.code == code
     if code == "out_of_memory":
-        assert str(explained).startswith("Out of memory while working on: gradients. Lower gradient_batch_size to 2 or seq_len")
+        assert str(explained).startswith("Out of memory while working on: gradients or activations. Lower gradient_batch_size")
 
 
 # whose process is gone ------------------------------------------------------------------------------------------------
@@ -196,10 +226,8 @@ def told_steps(log: str) -> list[str]:
 def test_log_and_console_name_all_eleven_steps_in_order(tmp_path, model_folder, text, capsys, changes, skipped):
     experiment = new_experiment(tmp_path, "run", quick_settings(model_folder, text, **changes))
     steps.run("global", experiment, console=True)
-    expected = [
-        f"[Step {number}/11] {STEPS[step]}" + (": skipped (not asked for)" if step in skipped else "")
-        for number, step in enumerate(STEPS, start=1)
-    ]
+    details = {"gradients": ": groups by taylor"} | dict.fromkeys(skipped, ": skipped (not asked for)")
+    expected = [f"[Step {number}/11] {STEPS[step]}{details.get(step, '')}" for number, step in enumerate(STEPS, start=1)]
     assert told_steps(log_of(experiment)) == expected
     assert told_steps(capsys.readouterr().out) == expected
     assert experiment.metrics()["seconds"].keys() == STEPS.keys() - skipped
@@ -207,11 +235,12 @@ def test_log_and_console_name_all_eleven_steps_in_order(tmp_path, model_folder, 
 
 def test_the_app_s_two_jobs_do_what_the_one_of_the_command_line_does(tmp_path, model_folder, text):
     settings = quick_settings(model_folder, text)
-    at_once, in_two = (new_experiment(tmp_path, name, settings) for name in ("at_once", "in_two"))
+    # Two folders of experiments: neither takes over what the other measured.
+    at_once, in_two = (new_experiment(tmp_path / name, "run", settings) for name in ("at_once", "in_two"))
     steps.run("global", at_once)
     steps.run("measure", in_two)
     table = in_two.read_table()
-    in_two.write_plan(steps.plan_from_settings(table, settings), table)
+    in_two.write_plan(steps.plan_from_settings(table, settings).plan, table)
     steps.run("prune", in_two)
     for name in ("global_group_table.csv", "groups_to_prune.csv", "plan.json", "pruning_analysis.csv", "samples.json"):
         assert in_two.path(name).read_bytes() == at_once.path(name).read_bytes()

@@ -1,0 +1,381 @@
+"""The numbers that the Learn page fills into its sentences, each from the files or sizes of the model in front. No torch.
+
+A `finding` is what pruning/runs/findings.py reads: `points`, `whole`, `perplexity`, `request.options`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pruning.planning.allocation import Floors, Protection, allocate_global, largest_ratio, removable
+from pruning.planning.group_table import GroupTable
+from pruning.planning.kept_indices import group_axis
+from pruning.planning.plan import PruningPlan
+from pruning.planning.shape import ATTENTION, GROUP_TYPES, LayerShape
+
+from .size import readable
+
+MEASURED_KINDS = (*GROUP_TYPES, "both")
+HELPS, HURTS, UNCLEAR = "helps", "hurts", "unclear"
+_ROOTS = 2  # of a layer: k_proj for attention, gate_proj for the MLP
+
+
+# zeros or a smaller matrix --------------------------------------------------------------------------------------------
+
+
+def matrix_numbers(finding) -> dict:
+    """What chapter 1 says of its matrix: sizes, bytes in words, milliseconds, and how many times as fast each is."""
+    dense, zeros, smaller = (finding.whole[name] for name in ("dense", "zeros", "smaller"))
+    return {
+        "layer": finding.request.options["layer"],
+        "share": 1 - smaller["shape"][0] / dense["shape"][0],
+        "rows": dense["shape"][0],
+        "rows_left": smaller["shape"][0],
+        "columns": dense["shape"][1],
+        "zeros": zeros["zeros"],
+        "bytes": readable(dense["bytes"]),
+        "bytes_zeros": readable(zeros["bytes"]),
+        "bytes_smaller": readable(smaller["bytes"]),
+        "tokens": finding.whole["tokens"],
+        "milliseconds": dense["milliseconds"],
+        "milliseconds_zeros": zeros["milliseconds"],
+        "milliseconds_smaller": smaller["milliseconds"],
+        "faster_zeros": dense["milliseconds"] / zeros["milliseconds"],
+        "faster_smaller": dense["milliseconds"] / smaller["milliseconds"],
+    }
+
+
+# one group ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Box:
+    """A matrix of a layer on the drawing, one unit per row or column; `lit` (x, y, width, height) is what the group takes."""
+
+    module: str
+    x: float
+    y: float
+    rows: int
+    columns: int
+    lit: tuple[float, float, float, float] | None
+
+
+def layer_boxes(layer: LayerShape, kind: str, group: int) -> list[Box]:
+    """The seven matrices side by side to scale; of one attention group or MLP channel the rows or columns lit."""
+    boxes, x = [], 0.0
+    gap = layer.hidden_size * 0.3
+    for name, shape in layer.tensor_shapes().items():
+        rule = group_axis(name, layer)
+        if len(shape) != 2 or rule is None:
+            continue
+        (group_type, dim, width), (rows, columns) = rule, shape
+        lit = None
+        if group_type == kind:
+            at = group * width
+            lit = (x, at, columns, width) if dim == 0 else (x + at, 0.0, width, rows)
+        boxes.append(Box(name.split(".")[1], x, 0.0, rows, columns, lit))
+        x += columns + gap
+    return boxes
+
+
+def group_parts(layer: LayerShape, kind: str) -> pd.DataFrame:
+    """What one group takes from each matrix: `module`, `what` (rows or columns), `count`, `parameters`; sums to its cost."""
+    parts = []
+    for name, shape in layer.tensor_shapes().items():
+        rule = group_axis(name, layer)
+        if rule is None or rule[0] != kind:
+            continue
+        _, dim, width = rule
+        per_index = int(np.prod(shape)) // shape[dim]
+        parts.append((name.split(".", 1)[1].removesuffix(".weight"), ("rows", "columns")[dim], width, width * per_index))
+    return pd.DataFrame(parts, columns=["module", "what", "count", "parameters"])
+
+
+def shade(before: float, after: float) -> int:
+    """How much a token lost without the group, from 0 (nothing) to 4 (2 nats and more); -1 to -4 where it gained."""
+    change = after - before
+    steps = int(np.searchsorted((0.05, 0.25, 0.75, 2.0), abs(change), side="right"))
+    return steps if change > 0 else -steps
+
+
+# from rate to cut -----------------------------------------------------------------------------------------------------
+
+
+def cut_numbers(plan: PruningPlan, rates, protection: Protection, layer_idx: int, bytes_per_parameter: int) -> dict:
+    """What chapter 3 says of one layer and of the whole: rates, groups, sizes and bytes before and after."""
+    layer, after = plan.shape.layers[layer_idx], plan.resized_layers[layer_idx]
+    layers = plan.shape.num_layers
+    touched = np.flatnonzero(protection.cuttable(layers).any(axis=1))
+    prunable = layer.attention_parameters + layer.mlp_parameters
+    return {
+        "layer": layer_idx,
+        "layers": layers,
+        "last_layer": layers - 1,
+        "computed": float(rates.computed[layer_idx]),
+        "applied": float(rates.applied[layer_idx]),
+        "prunable": prunable,
+        "budget": int(rates.applied[layer_idx] * prunable),
+        "attention_cost": layer.attention_group_cost,
+        "mlp_cost": layer.mlp_channel_cost,
+        "attention_gone": layer.num_key_value_heads - after.num_key_value_heads,
+        "mlp_gone": layer.intermediate_size - after.intermediate_size,
+        "parameters_before": layer.parameters,
+        "parameters_after": after.parameters,
+        "bytes_before": readable(layer.parameters * bytes_per_parameter),
+        "bytes_after": readable(after.parameters * bytes_per_parameter),
+        "cut_layers": len(touched),
+        "first_cut": int(touched[0]),
+        "last_cut": int(touched[-1]),
+        "roots": _ROOTS * len(touched),
+        "target": plan.settings["pruning_ratio"],
+        "actual": plan.actual_ratio,
+    }
+
+
+def layer_before_after(plan: PruningPlan, layer_idx: int) -> pd.DataFrame:
+    """Every matrix of one layer: `module`, `shape_before`, `shape_after` in words, `params_before`, `params_after`."""
+    before, after = (shape.tensor_shapes() for shape in (plan.shape.layers[layer_idx], plan.resized_layers[layer_idx]))
+    rows = [
+        (name.removesuffix(".weight"), _times(shape), _times(after.get(name, ())), int(np.prod(shape)), _count(after.get(name)))
+        for name, shape in before.items()
+        if len(shape) == 2
+    ]
+    return pd.DataFrame(rows, columns=["module", "shape_before", "shape_after", "params_before", "params_after"])
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(f"{size:,}" for size in shape) or "-"
+
+
+def _count(shape: tuple[int, ...] | None) -> int:
+    return int(np.prod(shape)) if shape else 0
+
+
+# two strategies -------------------------------------------------------------------------------------------------------
+
+
+def strategy_rows(finding) -> pd.DataFrame:
+    """One row per strategy: `strategy`, `actual_ratio`, `attention_share` of what goes, `plan_seconds`, `perplexity`."""
+    rows = [
+        {
+            "strategy": point["strategy"],
+            "actual_ratio": point["actual_ratio"],
+            "attention_share": point["attention"] / point["removed"],
+            "plan_seconds": point["plan_seconds"],
+            "perplexity": point["perplexity"],
+        }
+        for point in finding.points
+    ]
+    return pd.DataFrame(rows)
+
+
+def strategy_verdict(finding) -> str:
+    """`layer` or `global`, the one that is better beyond chance on these windows; `unclear`."""
+    difference = finding.whole["difference"]
+    if not difference["is_clear"]:
+        return UNCLEAR
+    return "layer" if difference["mean"] > 0 else "global"
+
+
+# the knapsack ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Groups of one kind that went, of so many, and their parameters; `layers_emptied` lost all of them that may go."""
+
+    groups: int
+    of: int
+    parameters: int
+    layers_emptied: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A knapsack filled lowest score first. `largest` is the most that can go, `cut_score` the highest score that went."""
+
+    budget: int
+    largest: int
+    attention: Gone
+    mlp: Gone
+    cut_score: float
+    plan: PruningPlan
+
+    @property
+    def filled(self) -> float:
+        """Share of the budget that is spent."""
+        return (self.attention.parameters + self.mlp.parameters) / self.budget
+
+
+def largest_budget(table: GroupTable, protection: Protection) -> float:
+    """The largest share of all parameters that can go, in whole percent."""
+    return math.floor(100 * largest_ratio(table, protection, Floors())) / 100
+
+
+def fill_budget(table: GroupTable, ratio: float, protection: Protection, floors: Floors = Floors()) -> Budget:
+    """What a global plan takes at this ratio of all parameters; raises PruningError where there is no such plan."""
+    plan = allocate_global(table, ratio, protection, floors, settings={"pruning_ratio": ratio, "strategy": "global"})
+    groups, may_go = table.groups, removable(table, protection, floors)
+    blocks = np.bincount(groups.block[may_go], minlength=len(groups.block_sizes)).reshape(-1, 2)
+    gone = groups.block_sizes.reshape(-1, 2) - plan.kept_counts
+    kinds = [
+        Gone(
+            int(gone[:, column].sum()),
+            int(groups.block_sizes.reshape(-1, 2)[:, column].sum()),
+            int(plan.removed_parameters[:, column].sum()),
+            int(((gone[:, column] == blocks[:, column]) & (blocks[:, column] > 0)).sum()),
+        )
+        for column in range(len(GROUP_TYPES))
+    ]
+    return Budget(
+        int(ratio * table.shape.parameters), int(groups.cost[may_go].sum()), *kinds, float(table.score[~plan.kept].max()), plan
+    )
+
+
+# which score foresaw it -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RankedLayers:
+    """Ranks that a method gives the layers, 1 for the largest rise, [layers]; `method` None: as measured."""
+
+    method: str | None
+    ranks: np.ndarray
+    spearman: float | None
+
+    @property
+    def shown(self) -> str:
+        return "-" if self.spearman is None else f"{self.spearman:+.2f}"
+
+
+def foresight_ranks(finding, kind: str) -> list[RankedLayers]:
+    """The measured ranks, then those of each method, best Spearman correlation with them first."""
+    measured = [point["rise"] for point in sorted(finding.points, key=lambda p: p["layer"]) if point["kind"] == kind]
+    methods = [
+        RankedLayers(method, _rank(of_kind[kind]), finding.whole["spearman"][method][kind])
+        for method, of_kind in finding.whole["foreseen"].items()
+    ]
+    methods.sort(key=lambda row: -2.0 if row.spearman is None else -row.spearman)
+    return [RankedLayers(None, _rank(measured), None), *methods]
+
+
+def _rank(values: list[float]) -> np.ndarray:
+    return pd.Series(values).rank(ascending=False, method="average").to_numpy()
+
+
+def layer_numbers(finding) -> dict:
+    """What chapter 6 says: the layers that matter most and least when cut alone, and the scores that foresaw it."""
+    numbers = {"perplexity": finding.perplexity, "share": finding.request.options["share"]}
+    numbers["samples"] = finding.request.options["samples"]
+    for kind in GROUP_TYPES:
+        of_kind = sorted((p for p in finding.points if p["kind"] == kind), key=lambda p: -p["rise"])
+        ranked = foresight_ranks(finding, kind)[1:]
+        numbers |= {
+            f"{kind}_most": of_kind[0]["layer"],
+            f"{kind}_most_perplexity": of_kind[0]["perplexity"] or float("inf"),
+            f"{kind}_least": of_kind[-1]["layer"],
+            f"{kind}_least_perplexity": of_kind[-1]["perplexity"] or float("inf"),
+            f"{kind}_best": ranked[0].method,
+            f"{kind}_best_spearman": ranked[0].shown,
+            f"{kind}_worst": ranked[-1].method,
+            f"{kind}_worst_spearman": ranked[-1].shown,
+        }
+    return numbers
+
+
+# protect or not -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """Perplexity at one ratio over the calibration seeds."""
+
+    ratio: float
+    mean: float
+    lowest: float
+    highest: float
+
+
+def mean_by_ratio(finding, scenario: str) -> list[OverSeeds]:
+    """Perplexity of `all` or `protected` at each ratio, over the seeds that have one, lowest ratio first."""
+    found = []
+    for ratio in finding.request.options["ratios"]:
+        values = [
+            point[scenario]["perplexity"]
+            for point in finding.points
+            if point["ratio"] == ratio and scenario in point and point[scenario]["perplexity"] is not None
+        ]
+        if values:
+            found.append(OverSeeds(ratio, float(np.mean(values)), min(values), max(values)))
+    return found
+
+
+def protection_verdicts(finding) -> list[dict]:
+    """For each ratio what protection does: `verdict`, both mean perplexities, and the difference in loss over the seeds.
+
+    It `helps` (or `hurts`) where the difference has that sign at every seed, each time by more than two standard errors.
+    """
+    rows = []
+    for ratio in finding.request.options["ratios"]:
+        differences = [p["difference"] for p in finding.points if p["ratio"] == ratio and "difference" in p]
+        if not differences:
+            continue
+        clear = {HURTS if d["mean"] > 0 else HELPS for d in differences if d["is_clear"]}
+        agreed = len(clear) == 1 and all(d["is_clear"] for d in differences)
+        means = {name: {m.ratio: m.mean for m in mean_by_ratio(finding, name)} for name in ("all", "protected")}
+        rows.append(
+            {
+                "ratio": ratio,
+                "verdict": clear.pop() if agreed else UNCLEAR,
+                "all": means["all"].get(ratio, np.inf),
+                "protected": means["protected"].get(ratio, np.inf),
+                "difference": float(np.mean([d["mean"] for d in differences])),
+                "seeds": len(differences),
+            }
+        )
+    return rows
+
+
+def protection_in_all(finding) -> str:
+    """One word for all ratios: `helps`, `hurts`, `unclear` where all agree, `none` where there is none, else `mixed`."""
+    verdicts = {row["verdict"] for row in protection_verdicts(finding)} or {"none"}
+    return verdicts.pop() if len(verdicts) == 1 else "mixed"
+
+
+def unreached(finding) -> list[dict]:
+    """The points that have no plan, each with its `reason`."""
+    return [point for point in finding.points if "reason" in point]
+
+
+def best_of_grid(finding) -> dict | None:
+    """The point of the grid with the lowest loss: `first`, `last`, `perplexity`, `difference` to no protection."""
+    reached = [point for point in finding.points if "rise" in point]
+    return min(reached, key=lambda point: point["rise"]) if reached else None
+
+
+def best_splits(finding) -> list[dict]:
+    """For each ratio the best split that was tried and what the scores chose: `ratio`, `best`, `own` (points)."""
+    rows = []
+    for ratio in finding.request.options["ratios"]:
+        reached = [p for p in finding.points if p["ratio"] == ratio and "rise" in p]
+        fixed, own = [p for p in reached if p["split"] != "auto"], [p for p in reached if p["split"] == "auto"]
+        if fixed and own:
+            rows.append({"ratio": ratio, "best": min(fixed, key=lambda p: p["rise"]), "own": own[0]})
+    return rows
+
+
+def attention_query_heads(layer: LayerShape) -> dict:
+    """What chapter 2 says of a model's layer."""
+    return {
+        "heads": layer.num_attention_heads,
+        "kv_heads": layer.num_key_value_heads,
+        "ratio": layer.num_key_value_groups,
+        "head_dim": layer.head_dim,
+        "half": layer.head_dim // 2,
+        "width": layer.intermediate_size,
+        "attention_cost": layer.group_cost(ATTENTION),
+        "mlp_cost": layer.mlp_channel_cost,
+        "times": layer.attention_group_cost / layer.mlp_channel_cost,
+    }

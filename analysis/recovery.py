@@ -1,0 +1,134 @@
+"""What repair and training left in an experiment's folder, for page and charts.
+
+    repair.json             ->  repaired_matrices   output error of each matrix before and after
+    recovery.json           ->  TrainingCourse      loss, learning rate and perplexity as they went, of the saved model
+    recovery/recovery.json  ->  TrainingCourse      of a training that is not over: it runs, was stopped, or failed
+
+Imports no torch. Knows nothing about the screen.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pruning.errors import PruningError
+from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment, read_json
+
+FORMAT_VERSION = 1
+RUNNING, CANCELLED, STOPPED = "running", "cancelled", "stopped"
+_POINT = ["step", "loss", "learning_rate", "tokens_per_second", "perplexity"]
+_MATRIX = ["layer_idx", "matrix", "error_before", "error_after", "damping"]
+
+
+@dataclass(frozen=True)
+class TrainingCourse:
+    """One training as far as it went.
+
+    `points` has the columns step, loss, learning_rate, tokens_per_second and perplexity, missing where it was not measured.
+    `before` and `after` are the perplexities of the unpruned model (None: unknown) and of the cut model that training began
+    with (`began_repaired`: repaired before), on the windows that `validation` names, as the points' are.
+    """
+
+    state: str
+    settings: dict
+    text: str
+    windows: int
+    steps: int
+    tokens_per_step: int
+    validation: dict
+    before: float | None
+    after: float | None
+    best_step: int | None
+    points: pd.DataFrame
+    began_repaired: bool = False
+
+    @property
+    def measured(self) -> pd.DataFrame:
+        """The points with a perplexity."""
+        return self.points.dropna(subset="perplexity")
+
+    @property
+    def best_perplexity(self) -> float | None:
+        """The lowest so far."""
+        return float(self.measured["perplexity"].min()) if len(self.measured) else None
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The newest point; its loss is missing (NaN) before the first step."""
+        return self.points.iloc[-1].to_dict()
+
+    def is_same_as(self, settings: dict) -> bool:
+        """Whether these settings ask for this training."""
+        return all(settings.get(name) == value for name, value in self.settings.items())
+
+
+def read_course(experiment: Experiment) -> TrainingCourse | None:
+    """The training of the model that stands there; None where there was none. Raises PruningError for a broken file."""
+    return _course(experiment, experiment.path(RECOVERY_FILE))
+
+
+def read_unfinished(experiment: Experiment) -> TrainingCourse | None:
+    """The training that is not over, or was stopped and can go on; None where there is none (yet).
+
+    Raises PruningError for a broken file.
+    """
+    return _course(experiment, experiment.path(RECOVERY_FOLDER, RECOVERY_FILE))
+
+
+def _course(experiment: Experiment, path: Path) -> TrainingCourse | None:
+    if not path.exists():
+        return None
+    content = read_json(path, FORMAT_VERSION)
+    try:
+        points = pd.DataFrame(content["points"], columns=_POINT).astype(float)
+        own = {"began_repaired": experiment.has(REPAIR_FILE)}
+        own |= {name: content[name] for name in TrainingCourse.__annotations__ if name in content}
+        course = TrainingCourse(**own | content["lines"] | {"points": points})
+    except (KeyError, TypeError, ValueError) as error:
+        raise PruningError("file_broken", path=path, reason=repr(error)) from error
+    return course if len(points) else None
+
+
+def repaired_matrices(experiment: Experiment) -> pd.DataFrame | None:
+    """Relative output error of each repaired matrix before and after, and the damping of its solution; None without a repair.
+
+    Raises PruningError for a broken file.
+    """
+    path = experiment.path(REPAIR_FILE)
+    if not path.exists():
+        return None
+    content = read_json(path, FORMAT_VERSION)
+    try:
+        return pd.DataFrame(content["matrices"])[_MATRIX]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PruningError("file_broken", path=path, reason=repr(error)) from error
+
+
+def repaired_on(experiment: Experiment) -> dict:
+    """The text of the repair: `corpus`, `tokens`, `seq_len`, `seed`."""
+    return read_json(experiment.path(REPAIR_FILE), FORMAT_VERSION)["calibration"]
+
+
+# what suits a cut -----------------------------------------------------------------------------------------------------
+
+_CAUTIOUS, _STANDARD = 0.2, 0.3  # ratios up to which the lighter recipes do
+RECIPES = {
+    "light": {"finetune_method": "lora", "finetune_samples": 500, "lora_r": 8, "lora_alpha": 16, "finetune_lr": None},
+    "standard": {"finetune_method": "lora", "finetune_samples": 1000, "lora_r": 16, "lora_alpha": 32, "finetune_lr": None},
+    "strong": {"finetune_method": "full", "finetune_samples": 2000, "finetune_lr": None},
+}
+DEMO_LORA_LEARNING_RATE = 1e-3  # small matrices want larger steps
+
+
+def recipe_for(ratio: float) -> str:
+    """The recipe advised for a cut of this share of all parameters (methods.md section 7)."""
+    return "light" if ratio < _CAUTIOUS else "standard" if ratio <= _STANDARD else "strong"
+
+
+def recipe(name: str, is_demo: bool) -> dict:
+    """The settings of a recipe; one epoch, and a learning rate that the model's size can take."""
+    settings = RECIPES[name] | {"finetune": True, "finetune_steps": 0, "finetune_epochs": 1.0}
+    if is_demo and settings["finetune_method"] == "lora":
+        settings["finetune_lr"] = DEMO_LORA_LEARNING_RATE
+    return settings

@@ -1,0 +1,189 @@
+"""What each way of recovery costs before it is started, as a table; and what was measured of it.
+
+    plan, settings  ->  cost_table      repair, LoRA, full training: parameters trained, memory, steps, tokens, seconds
+    recovery_cost.json  ->  Measured    windows of the text, seconds of a step, an evaluation, the repair, bytes that are free
+
+How many windows a text gives shows when it is read: until then steps and tokens of a corpus are the most that there can be,
+and those of instructions are not known. Imports no torch. Knows nothing about the screen.
+"""
+
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from pruning.errors import PruningError
+from pruning.experiment import COST_FILE, Experiment, read_json
+from pruning.model.corpus_names import FILE, HUB, HUB_CORPORA, kind_of_corpus, text_file
+from pruning.planning.memory import weight_bytes
+from pruning.planning.plan import PruningPlan
+from pruning.planning.recovery_cost import recovery_cost
+from pruning.planning.shape import ModelShape
+from pruning.settings import SETTINGS
+
+from .size import computing_bytes
+
+FORMAT_VERSION = 1
+REPAIR = "repair"
+EXACT, AT_MOST, UNKNOWN = "exact", "at_most", "unknown"
+_TRAININGS = SETTINGS["finetune_method"].choices
+COLUMNS = ("way", "is_chosen", "distils", "trained", "share", "memory", "fits", "length", "steps", "tokens", "seconds")
+_FLOAT32 = 4
+_GRAM_MATRICES = 4  # the Gram matrix, its part that stays, the factor of that, and the solution
+_WHERE = ("dtype", "device", "attn_implementation", "gradient_batch_size")
+# What decides how long one step and one evaluation take; the rest decides how many there are.
+_OF_A_STEP = ("finetune_method", "finetune_batch_size", "finetune_accumulation", "gradient_checkpointing", "lora_r")
+_OF_A_STEP += ("lora_targets", "lora_dropout", "distill_weight", "finetune_seq_len")
+_OF_AN_EVALUATION = ("eval_corpus", "eval_seq_len", "eval_windows")
+_OF_THE_TEXT = ("finetune_corpus", "text_column", "finetune_samples", "finetune_seq_len", "seed", *_OF_AN_EVALUATION)
+_OF_THE_REPAIR = ("reconstruct_tokens", "seq_len", "corpus", "text_column", "seed")
+_GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a short measurement found on this machine, and the settings it was made with; None where it was not of that.
+
+    `windows` are those that the training text gives; `of_step`, `of_evaluation`, `of_repair` are seconds; `free_bytes` were
+    free on `device`, where it computed.
+    """
+
+    settings: dict
+    of_step: float | None = None
+    of_evaluation: float | None = None
+    of_repair: float | None = None
+    windows: int | None = None
+    device: str | None = None
+    free_bytes: int | None = None
+
+    def is_of(self, settings: dict) -> bool:
+        """Whether a step and an evaluation under these settings take as long."""
+        return self.of_step is not None and self._agrees(settings, (*_OF_A_STEP, *_OF_AN_EVALUATION, *_WHERE))
+
+    def is_of_repair(self, settings: dict) -> bool:
+        """Whether the repair that these settings ask for takes as long."""
+        return self.of_repair is not None and self._agrees(settings, (*_OF_THE_REPAIR, *_WHERE))
+
+    def is_of_text(self, settings: dict) -> bool:
+        """Whether these settings train on as many windows."""
+        return self.windows is not None and self._agrees(settings, _OF_THE_TEXT)
+
+    def of_training(self, steps: int, eval_steps: int) -> float:
+        """Seconds of a training, evaluations before its first and after its last step included."""
+        return steps * self.of_step + (steps // eval_steps + 2) * self.of_evaluation
+
+    def _agrees(self, settings: dict, names: tuple[str, ...]) -> bool:
+        return all(_weighed(name, self.settings) == _weighed(name, settings) for name in names)
+
+
+def read_measured(experiment: Experiment) -> Measured | None:
+    """What the job `cost` measured; None where it did not come to its end. Raises PruningError for a broken file."""
+    path = experiment.path(COST_FILE)
+    if not path.exists():
+        return None
+    content = read_json(path, FORMAT_VERSION)
+    if not isinstance(content.get("settings"), dict):
+        raise PruningError("file_broken", path=path, reason="it has no settings")
+    found = {name: content.get(name) for name in ("windows", "device", "free_bytes")}
+    for name in ("step", "evaluation"):
+        found[f"of_{name}"] = content.get(f"seconds_per_{name}")
+    found["of_repair"] = content.get("repair_seconds")
+    return Measured(content["settings"], **found) if any(value is not None for value in found.values()) else None
+
+
+def computes_in_ram(settings: dict) -> bool:
+    """Whether a model is in the memory of this machine for sure: `device` says so, or there is no GPU to take.
+
+    Without torch, which a page does not load: from its version, and from the drivers.
+    """
+    if settings["device"] != "auto":
+        return settings["device"] == "cpu"
+    has_driver = sys.platform == "win32" or any(Path(driver).exists() for driver in _GPU_DRIVERS)
+    return version("torch").endswith("+cpu") or not has_driver
+
+
+def cost_table(
+    plan: PruningPlan, settings: dict, is_repaired: bool, memory_here: int | None, measured: Measured | None
+) -> pd.DataFrame:
+    """A row for each way with the columns COLUMNS: repair unless it was done, and both kinds of training as the settings ask.
+
+    `memory` is the estimated peak in bytes, `fits` whether `memory_here` holds it (None where that is not known); `length`
+    says what steps and tokens are: EXACT, AT_MOST so many, or UNKNOWN, and missing; `seconds` are missing where no
+    measurement is of this way. Raises PruningError for a text that is not there.
+    """
+    rows = [] if is_repaired else [_repair(plan, settings, measured)]
+    rows += [_training(plan, settings | {"finetune_method": way}, settings, measured) for way in _TRAININGS]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table["fits"] = None if memory_here is None else table["memory"] <= memory_here
+    table["seconds"] = table["seconds"].astype(float)
+    for name in ("steps", "tokens"):
+        table[name] = table[name].astype("Int64")
+    return table
+
+
+def tokens_of_batch(settings: dict) -> int:
+    """Tokens of one batch of the training."""
+    return settings["finetune_batch_size"] * (settings["finetune_seq_len"] or settings["seq_len"])
+
+
+def length_of(settings: dict, measured: Measured | None) -> str:
+    """Whether it is known how many steps a training has: EXACT, AT_MOST or UNKNOWN."""
+    if settings["finetune_steps"] or (measured is not None and measured.is_of_text(settings)):
+        return EXACT
+    return UNKNOWN if _may_be_instructions(settings["finetune_corpus"] or settings["corpus"]) else AT_MOST
+
+
+def _may_be_instructions(name: str) -> bool:
+    """Whether a text may hold instructions, which are packed into as many windows as they fill."""
+    kind = kind_of_corpus(name)
+    return (kind == FILE and text_file(name).suffix in (".json", ".jsonl")) or (kind == HUB and name not in HUB_CORPORA)
+
+
+def _training(plan: PruningPlan, settings: dict, chosen: dict, measured: Measured | None) -> dict:
+    length = length_of(settings, measured)
+    is_read = measured is not None and measured.is_of_text(settings)
+    windows = measured.windows if is_read else settings["finetune_samples"]
+    cost = recovery_cost(plan.shape_after, plan.shape, settings, windows, computing_bytes(settings["dtype"]))
+    is_timed = length != UNKNOWN and measured is not None and measured.is_of(settings)
+    return {
+        "way": settings["finetune_method"],
+        "is_chosen": chosen["finetune"] and chosen["finetune_method"] == settings["finetune_method"],
+        "distils": settings["distill_weight"] > 0,
+        "trained": cost.trained_parameters,
+        "share": cost.trained_parameters / cost.parameters,
+        "memory": cost.memory_bytes,
+        "length": length,
+        "steps": None if length == UNKNOWN else cost.steps,
+        "tokens": None if length == UNKNOWN else cost.tokens,
+        "seconds": measured.of_training(cost.steps, settings["finetune_eval_steps"]) if is_timed else None,
+    }
+
+
+def _repair(plan: PruningPlan, settings: dict, measured: Measured | None) -> dict:
+    tokens = settings["reconstruct_tokens"]
+    memory = repair_bytes(plan.shape, computing_bytes(settings["dtype"]))
+    is_timed = measured is not None and measured.is_of_repair(settings)
+    known = {"length": EXACT, "seconds": measured.of_repair} if is_timed else {"length": AT_MOST, "seconds": None}
+    row = {"way": REPAIR, "is_chosen": settings["reconstruct"], "distils": False, "trained": 0, "share": 0.0}
+    return row | {"memory": memory, "steps": 0, "tokens": tokens} | known
+
+
+def repair_bytes(shape: ModelShape, bytes_per_parameter: int) -> int:
+    """Bytes of a repair at its peak: both models, the Gram matrix of the widest layer and what solving makes of it.
+
+    `shape` is that before the cut; the cut model is counted as if it were as large.
+    """
+    widest = max(max(layer.intermediate_size, layer.num_attention_heads * layer.head_dim) for layer in shape.layers)
+    return 2 * weight_bytes(shape, bytes_per_parameter) + _GRAM_MATRICES * widest**2 * _FLOAT32
+
+
+def _weighed(name: str, settings: dict):
+    """A setting as far as it counts: what is left out by what it stands for, of shares only whether there are any."""
+    value = settings.get(name)
+    if name == "finetune_seq_len":
+        return value or settings.get("seq_len")
+    if name == "finetune_corpus":
+        return value or settings.get("corpus")
+    return value > 0 if name in ("distill_weight", "lora_dropout") and value is not None else value

@@ -1,0 +1,101 @@
+"""How long the experiments of the Learn page take on a model, and what they find.
+
+    measure importance  ->  layers, protection, split, ...  ->  seconds of each, and its main figures
+
+Each runs as its job does, in this process, in a folder of its own; `--output_root` keeps it.
+"""
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from pruning.experiment import Experiment
+from pruning.runs import findings, steps
+from pruning.runs.findings import EXPERIMENTS, LAYERS, PROTECTION, SPLIT, Finding
+from pruning.settings import resolve
+
+from ._flags import add_names
+
+_NAME = "sensitivity"
+_BOUND = 90  # seconds for each of these on two cores
+_BOUNDED = (LAYERS, PROTECTION, SPLIT)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base_model", default="demo", help="the model (default demo)")
+    parser.add_argument("--method", default="taylor", help="importance method of the table (default taylor)")
+    parser.add_argument("--windows", type=int, default=findings.WINDOWS, help="held-out windows (default 64)")
+    parser.add_argument("--strategy", default="layer", choices=("layer", "global"), help="of protect or not (default layer)")
+    parser.add_argument("--output_root", help="folder to keep the results in; what is kept is not measured again")
+    add_names(parser, "--experiments", EXPERIMENTS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints seconds and figures of every experiment asked for."""
+    print(f"python {platform.python_version()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as temporary:
+        experiment = _measured(args, Path(args.output_root or temporary))
+        for kind in args.experiments:
+            options = {"strategy": args.strategy} if kind in (findings.PROTECTION, findings.GRID) else {}
+            wanted = findings.request(experiment, experiment.read_table(), kind, args.windows, **options)
+            load, began, cpu = os.getloadavg()[0], time.perf_counter(), time.process_time()
+            findings.ask(experiment, wanted)
+            steps.run("learn", experiment)
+            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+            found = findings.read_finding(experiment, wanted)
+            bound = f"   {'pass' if found.seconds <= _BOUND else 'MISS'}  at most {_BOUND} s" if kind in _BOUNDED else ""
+            print(f"\n{kind}: {seconds:.1f} s, CPU {cpu:.1f} s, load {load:.1f}; measured in {found.seconds:.1f} s{bound}")
+            _FIGURES.get(kind, _points)(found)
+
+
+def _measured(args: argparse.Namespace, root: Path) -> Experiment:
+    """The experiment in `root`, measured with the default settings."""
+    if (root / _NAME / "global_group_table.csv").exists():
+        return Experiment.open(root, _NAME)
+    experiment = Experiment.create(root, _NAME)
+    given = {"base_model": args.base_model, "importance_method": args.method}
+    experiment.write_settings(resolve(given | {"output_root": str(root), "experiment_name": _NAME}))
+    steps.run("measure", experiment)
+    return experiment
+
+
+def _layers(found: Finding) -> None:
+    print(f"  whole model: perplexity {found.perplexity:.3f}")
+    for kind in ("attention", "mlp", "both"):
+        of_kind = sorted((p for p in found.points if p["kind"] == kind), key=lambda p: -p["rise"])
+        shown = ", ".join(f"{p['layer']}: {p['perplexity']:.3f} (+{p['rise']:.4f} +- {p['error']:.4f})" for p in of_kind[:5])
+        print(f"  {kind:9s} matters most in layer {shown}")
+    for method, of_kind in found.whole["spearman"].items():
+        print(f"  {method:16s}" + "".join(f"{kind} {_shown(value):>8s}   " for kind, value in of_kind.items()))
+
+
+def _protection(found: Finding) -> None:
+    print(f"  whole model: perplexity {found.perplexity:.3f}; {found.request.options}")
+    for point in found.points:
+        if "reason" in point:
+            print(f"  ratio {point['ratio']:.0%} seed {point['seed']}: {point['reason']}")
+            continue
+        a, b, difference = point["all"], point["protected"], point["difference"]
+        print(
+            f"  ratio {point['ratio']:4.0%} seed {point['seed']}: all {a['perplexity']:10.3f} ({a['removed']:,})   protected "
+            f"{b['perplexity']:10.3f} ({b['removed']:,})   loss {difference['mean']:+.4f} +- {difference['error']:.4f}"
+        )
+
+
+def _points(found: Finding) -> None:
+    for point in found.points:
+        print("  " + ", ".join(f"{name} {_shown(value)}" for name, value in point.items() if not isinstance(value, list)))
+    for name, value in found.whole.items():
+        print(f"  {name}: {str(value)[:300]}")
+
+
+def _shown(value) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+_FIGURES = {LAYERS: _layers, PROTECTION: _protection}

@@ -1,0 +1,128 @@
+"""`recover`: repairs and trains the model that an experiment cut and saved. Alone, or launched in several processes.
+
+experiment's settings + flags -> checks -> repair, training, judging, saving -> summary
+"""
+
+import argparse
+import os
+import sys
+
+from ..errors import PruningError
+from ..experiment import Experiment
+from ..runs.environment import prepare_this_process
+from ..settings import SETTINGS, canonical, defaults_of, resolve
+from .arguments import add_flag, given_settings, named_as_now
+from .run import tell_summary
+
+COMMAND = "recover"
+_ASKS = ("reconstruct", "reconstruct_tokens")  # what the cut asked for stands
+_OF_OTHER_GROUPS = ("device", "dtype", "attn_implementation", "trust_remote_code", "corpus", "text_column", "seq_len")
+_OF_OTHER_GROUPS += ("gradient_batch_size", "seed")
+_OF_OUTPUT = ("output_root", "resume", "dry_run")
+_TRAINING = tuple(name for name, setting in SETTINGS.items() if setting.group == "recovery" and name not in _ASKS)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the group recovery, of how to compute and on which text; all else is the experiment's."""
+    defaults = defaults_of("global") | {"finetune": True}
+    parser.add_argument("--config", metavar="FILE", help="A .json or .yaml file of settings; flags win over it.")
+    parser.add_argument("--experiment_name", required=True, help="The experiment whose cut model is recovered.")
+    groups = {"recovery": (*_ASKS, *_TRAINING), "others, if not as in the cut": _OF_OTHER_GROUPS, "output": _OF_OUTPUT}
+    for group, names in groups.items():
+        section = parser.add_argument_group(group)
+        for name in names:
+            add_flag(section, SETTINGS[name], defaults[name] if group != "others, if not as in the cut" else None)
+
+
+def run(known: argparse.Namespace) -> int:
+    """Recovers a model; returns the exit code. Raises PruningError."""
+    given = given_settings(COMMAND, known)
+    experiment = Experiment.open(given.get("output_root") or SETTINGS["output_root"].default, given.pop("experiment_name"))
+    settings = _settings(experiment, given)
+    if not experiment.is_recoverable:
+        raise PruningError("step_needs", step="recovery", needed="a cut with a saved model")
+    if not (settings["reconstruct"] or settings["finetune"]):
+        raise PruningError("recover_nothing")
+
+    prepare_this_process()
+    from ..model import processes  # torch takes seconds; bad arguments are answered before
+
+    token = os.environ.get("HF_TOKEN")
+    if processes.were_launched():
+        if settings["dry_run"]:
+            raise PruningError("dry_run_launched")
+        processes.join(settings["device"])
+        if not processes.is_first():
+            return _assist(experiment, token)
+    if settings["dry_run"]:
+        return _show_cost(experiment, settings, token)
+    return _recover(experiment, settings, token)
+
+
+def _settings(experiment: Experiment, given: dict) -> dict:
+    """The experiment's settings, those of training at their defaults; with `resume` those of the training that was stopped."""
+    before, notes = experiment.settings, []
+    values = resolve(named_as_now(COMMAND, given, notes), before["strategy"])
+    print(*notes, sep="", end="", file=sys.stderr)
+    said = {name: values[name] for name in map(canonical, given)}
+    if not said.get("resume"):
+        defaults = {name: SETTINGS[name].default for name in _TRAINING}
+        return before | defaults | {"finetune": True} | said
+    for name, value in said.items():
+        if name not in _OF_OUTPUT and value != before[name]:
+            raise PruningError("resume_differs", name=name, before=before[name], now=value)
+    return before | {name: said.get(name, False) for name in ("resume", "dry_run")}
+
+
+def _recover(experiment: Experiment, settings: dict, token: str | None) -> int:
+    from ..runs import steps
+    from ..runs.status import refuse_if_busy
+
+    refuse_if_busy(experiment)
+    experiment.remove_leftovers()
+    experiment.write_settings(settings | {"resume": False, "dry_run": False})
+    steps.run(COMMAND, experiment, console=True, token=token, resume=settings["resume"])
+    tell_summary(experiment, [])
+    return 0
+
+
+def _assist(experiment: Experiment, token: str | None) -> int:
+    from ..runs.recovery_job import assist
+
+    assist(experiment, token)
+    return 0
+
+
+def _show_cost(experiment: Experiment, settings: dict, token: str | None) -> int:
+    """Prints what repair and training take; parts of them are timed, and nothing is changed."""
+    from ..runs.recovery_job import cost_of_recovery
+
+    cost = cost_of_recovery(experiment, settings, token)
+    if settings["reconstruct"]:
+        print(_repair_in_words(settings["reconstruct_tokens"], cost["repair_seconds"]))
+    if settings["finetune"]:
+        _show_training(cost)
+    else:
+        print("no training is asked for")
+    return 0
+
+
+def _repair_in_words(tokens: int, seconds: float | None) -> str:
+    """What the repair takes; None seconds: there is none left to do."""
+    if seconds is None:
+        return "the cut model is repaired already"
+    return f"the repair reads {tokens:,} tokens: about {seconds:.0f} s, from layers that were timed on some of them"
+
+
+def _show_training(cost: dict) -> None:
+    gib = 2**30
+    parts = ("weight", "training", "activation", "teacher")
+    memory = ", ".join(f"{part} {cost[f'{part}_bytes'] / gib:.3f}" for part in parts if cost[f"{part}_bytes"])
+    rows = [
+        ("parameters trained", f"{cost['trained_parameters']:,} of {cost['parameters']:,}"),
+        ("steps", f"{cost['steps']:,}, {cost['tokens']:,} tokens"),
+        ("memory", f"about {cost['memory_bytes'] / gib:.3f} GiB: {memory}"),
+        ("time", f"about {cost['seconds']:.0f} s: {cost['seconds_per_step']:.2f} s for a step, timed on the second of two"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))

@@ -1,0 +1,56 @@
+"""What a person wants exported, as the file `export.json` that the job reads. Imports no torch."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import PruningError
+from ..experiment import Experiment, read_json, write_json
+from ..export.formats import HF_DTYPES, PLAN, parse_formats, refuse, shard_bytes
+from ..export.hub import check_repository
+from ..planning.checkpoint_header import CheckpointHeader
+
+FORMAT_VERSION = 1
+REQUEST_FILE = "export.json"
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What a person asked for: formats by name, the largest weight file of a folder, and where on the hub it goes."""
+
+    formats: tuple[str, ...]
+    max_shard_size: str = "5GB"
+    repository: str | None = None
+    private: bool = True
+
+    def write(self, experiment: Experiment) -> None:
+        """Leaves the request for the job. Raises PruningError for an unknown format, one that this model refuses or that is
+        not uploaded, or an impossible name of a repository.
+        """
+        shard_bytes(self.max_shard_size)
+        if self.repository:
+            check_repository(self.repository)
+        if not self.is_plan_alone:
+            header = CheckpointHeader.read(saved_model(experiment))
+            for name in self.formats:
+                if self.repository and name in HF_DTYPES:
+                    raise PruningError("hub_number_format", name=name)
+                refuse(name, header)
+        write_json(experiment.path(REQUEST_FILE), {"format_version": FORMAT_VERSION} | asdict(self))
+
+    @property
+    def is_plan_alone(self) -> bool:
+        """Whether only the plan is wanted, which needs no cut."""
+        return self.formats == (PLAN,) and not self.repository
+
+    @classmethod
+    def read(cls, experiment: Experiment) -> "ExportRequest":
+        content = read_json(experiment.path(REQUEST_FILE), FORMAT_VERSION)
+        formats = parse_formats(",".join(content["formats"])) if content["formats"] else ()
+        return cls(formats, content["max_shard_size"], content["repository"], content["private"])
+
+
+def saved_model(experiment: Experiment) -> Path:
+    """The checked model folder of an experiment; raises PruningError when there is none."""
+    if not experiment.is_saved:
+        raise PruningError("step_needs", step="export", needed="a cut")
+    return experiment.model_folder

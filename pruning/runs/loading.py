@@ -1,0 +1,40 @@
+"""The model of a run: opened and checked, and kept in the worker from one job to the next."""
+
+import platform
+from importlib.metadata import version
+
+from ..errors import PruningError
+from ..experiment import Experiment
+from ..model.checkpoint import LoadedModel, load, open_checkpoint
+from ..planning.checkpoint_header import CheckpointHeader
+from .report import RunReport
+
+_MODEL_SETTINGS = ("device", "dtype", "attn_implementation", "trust_remote_code")
+_warm: dict[tuple, LoadedModel] = {}
+
+
+def open_model(experiment: Experiment, report: RunReport, settings: dict, token: str | None) -> CheckpointHeader:
+    """The checked header of the experiment's model; raises PruningError when it is another one than before."""
+    header = open_checkpoint(settings["base_model"], token, settings["trust_remote_code"])
+    known = experiment.description()["fingerprint"]
+    if known is None:
+        libraries = {name: version(name) for name in ("torch", "transformers", "streamlit")}
+        experiment.write_model(header, {"python": platform.python_version()} | libraries)
+    elif known != header.fingerprint:
+        raise PruningError("plan_other_model", path=experiment.folder, found=known[:12], expected=header.fingerprint[:12])
+    report.say(f"    {settings['base_model']}: {header.shape.parameters:,} parameters, {header.shape.num_layers} layers")
+    return header
+
+
+def warm_model(header: CheckpointHeader, settings: dict) -> LoadedModel:
+    """The model of the last job when it is the same one; at most one is kept."""
+    key = (str(header.folder), header.fingerprint, *(settings[name] for name in _MODEL_SETTINGS))
+    if key not in _warm:
+        _warm.clear()
+        _warm[key] = load(header, settings)
+    return _warm[key]
+
+
+def forget_model() -> None:
+    """Lets go of the kept model: somebody takes its weights apart."""
+    _warm.clear()

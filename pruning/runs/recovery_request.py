@@ -1,0 +1,34 @@
+"""What a page asks the job `cost` to measure, in recovery_cost.json; and which settings decide a training.
+
+    recovery_cost.json   {settings}  --job-->  {settings, seconds, bytes, ...}
+
+Not in description.txt: its settings are those of the last run, by which a run that was stopped goes on. Imports no torch.
+"""
+
+from ..experiment import COST_FILE, Experiment, read_json, write_json
+from ..settings import SETTINGS
+
+COST_VERSION = 1
+# What must be the same for a training that was stopped to go on.
+OF_TRAINING = tuple(
+    name
+    for name, setting in SETTINGS.items()
+    if setting.group == "recovery" and name not in ("reconstruct", "reconstruct_tokens", "finetune")
+)
+OF_TRAINING += ("corpus", "text_column", "seq_len", "seed", "eval_corpus", "eval_seq_len", "eval_windows", "dtype")
+# What decides the time of a recovery, or how it is computed here.
+OF_A_MEASUREMENT = (*OF_TRAINING, "reconstruct", "reconstruct_tokens", "finetune", "gradient_batch_size", "device")
+OF_A_MEASUREMENT += ("attn_implementation",)
+
+
+def ask_for_cost(experiment: Experiment, settings: dict) -> None:
+    """Asks the job `cost` for what these settings would take; what was measured before is forgotten."""
+    asked = {name: settings[name] for name in OF_A_MEASUREMENT}
+    write_json(experiment.path(COST_FILE), {"format_version": COST_VERSION, "settings": asked})
+
+
+def cost_asked_for(experiment: Experiment) -> dict:
+    """The settings that a measurement was asked for by; none where it was not. Raises PruningError for a broken file."""
+    if not experiment.has(COST_FILE):
+        return {}
+    return read_json(experiment.path(COST_FILE), COST_VERSION).get("settings", {})

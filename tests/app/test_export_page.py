@@ -1,0 +1,116 @@
+"""The Export page offers what was made and checked, refuses what cannot be, and says why."""
+
+import shutil
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from pruning.experiment import Experiment, read_json
+from pruning.export.formats import FORMATS
+from pruning.export.hugging_face import save_model
+from pruning.model.surgery import cut
+from pruning.planning.checkpoint_header import CheckpointHeader
+from pruning.planning.group_table import GroupTable
+from pruning.runs.jobs import queue
+from tests.export.shapes import CUTS
+from tests.tiny_models import plan_without, tiny_model
+from ui.translation import t
+
+from .conftest import ROOT
+
+
+def cut_experiment(root, family: str) -> Experiment:
+    """An experiment whose model, of layers of different sizes, stands saved and checked."""
+    model = tiny_model(family)
+    save_model(model, None, root / "source")
+    header = CheckpointHeader.read(root / "source")
+    plan = plan_without(model, CUTS["different sizes"])
+    made = Experiment.create(root / "experiments", family)
+    made.write_settings({"base_model": str(root / "source"), "strategy": "global"})
+    made.write_model(header, {})
+    made.write_table(GroupTable(header.shape, np.ones(len(plan.kept)), {"fingerprint": header.fingerprint}))
+    made.write_plan(plan)
+    save_model(cut(model, plan), None, made.model_folder)
+    made.path("model", "README.md").write_text("---\n---\nA card.")
+    made.path("pruning_analysis.csv").write_text("module\n")
+    made.update_metrics(export_check={"hf": {"max_abs_diff": 1.5e-6, "top1": 1.0}})
+    return made
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """The Export page of an experiment, with a format chosen."""
+    monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(tmp_path / "experiments"))
+
+    def draw(experiment: Experiment, name: str) -> AppTest:
+        at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+        at.query_params["experiment"] = experiment.name
+        at.run()
+        at.switch_page(str(ROOT / "pages" / "export.py")).run()
+        return at.selectbox(key="export_format").set_value(name).run()
+
+    return draw
+
+
+def html(at: AppTest) -> str:
+    return "".join(element.proto.body for element in at.get("html"))
+
+
+def test_every_format_is_explained_with_its_code(page, tmp_path):
+    experiment = cut_experiment(tmp_path, "llama")
+    at = page(experiment, "hf")
+    for name in FORMATS:
+        at.selectbox(key="export_format").set_value(name).run()
+        assert not at.exception and not at.error and not at.warning
+        assert at.code and any("needed on disk" in caption.value for caption in at.caption)
+
+
+def test_a_file_is_offered_once_it_was_checked(page, tmp_path):
+    experiment = cut_experiment(tmp_path, "llama")
+    experiment.path("model-F16.gguf").write_bytes(b"GGUF")
+    at = page(experiment, "gguf-f16")
+    assert "download/" not in html(at) and t("export.not_checked") in [info.value for info in at.info]
+    found = {"max_abs_diff": 0.25, "top1": 0.9785, "llama_cpp": {"tokens": 32, "equal": 31}}
+    experiment.update_metrics(export_check={"gguf-f16": found})
+    at.run()
+    shown = {metric.label: metric.value for metric in at.metric}
+    assert shown[t("export.difference")] == "2.5e-01" and shown[t("export.top1")] == "97.85%"
+    assert shown[t("export.llama_cpp")] == "31 / 32"
+    assert 'download="model-F16.gguf"' in html(at)
+
+
+def test_a_refusal_says_why_and_what_to_choose(page, tmp_path):
+    at = page(cut_experiment(tmp_path, "qwen3"), "gguf-q8_0")
+    [warning] = at.warning
+    assert "per-head norms of Qwen3" in warning.value and "Choose the Hugging Face folder" in warning.value
+    assert not [button for button in at.button if button.key == "pack"]
+
+
+def test_the_button_leaves_the_request_and_queues_the_job(page, tmp_path, monkeypatch):
+    experiment = cut_experiment(tmp_path, "llama")
+    queued = []
+    monkeypatch.setattr(type(queue()), "submit", lambda self, kind, experiment, token: queued.append((kind, token)))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    at = page(experiment, "bin")
+    at.button(key="pack").click().run()
+    assert queued == [("export", None)]
+    assert read_json(experiment.path("export.json"), 1)["formats"] == ["bin"]
+    at.text_input(key="push_repository").set_value("owner/small").run()
+    assert at.button(key="push").disabled  # no token
+    at.text_input(key="push_token").set_value("hf_secret").run()
+    at.button(key="push").click().run()
+    request = experiment.path("export.json").read_text()
+    assert queued[1] == ("export", "hf_secret") and "hf_secret" not in request
+    assert read_json(experiment.path("export.json"), 1)["private"] is True
+
+
+def test_what_a_stopped_run_left_can_be_removed(page, tmp_path):
+    experiment = cut_experiment(tmp_path, "llama")
+    experiment.path(".model-F16.gguf.part-4711").write_bytes(b"half")
+    shutil.copytree(experiment.model_folder, experiment.path("model-float16"))
+    experiment.path("model-float16", "README.md").unlink()
+    at = page(experiment, "hf")
+    assert t("export.leftovers", count=2) in [warning.value for warning in at.warning]
+    at.button(key="clean_up").click().run()
+    assert not at.warning and not experiment.leftovers() and experiment.is_saved

@@ -1,0 +1,79 @@
+"""Every format brings back every shape of every family: written here, opened and compared in a fresh process.
+
+One process per format looks at all families and shapes; its cache of model code is empty. Formats that cannot hold a shape
+refuse it, and say what to choose.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pruning.errors import PruningError
+from pruning.export.bin_file import write_bin
+from pruning.export.formats import BIN, GGUF_KINDS, HF, refuse
+from pruning.export.gguf_file import write_gguf
+from pruning.export.hugging_face import save_model
+from pruning.export.reload_check import _write_reference
+from pruning.planning.checkpoint_header import CheckpointHeader
+from tests.export.shapes import CUTS, pruned
+from tests.export.test_gguf import with_byte_fallback
+from tests.tiny_models import FAMILIES, random_ids
+
+ROOT = Path(__file__).parents[2]
+KINDS = {HF: "hf", BIN: "bin", "gguf-f32": "F32"}
+COMPARE = """
+    import json, sys
+    from pruning.export.reload_check import compare
+    print(json.dumps([compare(*case) for case in json.load(open(sys.argv[1]))]))
+"""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_shape_of_every_family_comes_back_in_a_fresh_process(tmp_path, name):
+    cases, refused = [], []
+    for family in FAMILIES:
+        for number, removed in enumerate(CUTS.values()):
+            _, model = pruned(family, removed, vocab_size=300)
+            folder = tmp_path / f"{family}-{number}"
+            save_model(model, None, folder)
+            reference = tmp_path / f"{family}-{number}.safetensors"
+            _write_reference(reference, folder, model, None, random_ids(4, 16, 300))
+            try:
+                refuse(name, CheckpointHeader.read(folder))
+            except PruningError as error:
+                refused.append((family, str(error)))
+                continue
+            cases.append([str(write(name, folder)), str(reference), "cpu", KINDS[name], str(folder)])
+    results = compared_elsewhere(cases, tmp_path)
+    assert len(results) + len(refused) == len(CUTS) * len(FAMILIES)
+    assert max(result["max_abs_diff"] for result in results) < 1e-4
+    assert all(result["top1"] == 1.0 for result in results)
+    assert {family for family, _ in refused} == ({"qwen3"} if name in GGUF_KINDS else set())
+    assert all("Choose the Hugging Face folder or pytorch_model.bin" in why for _, why in refused)
+
+
+def write(name: str, folder: Path) -> Path:
+    path = folder.with_suffix({HF: "", BIN: ".bin"}.get(name, ".gguf"))
+    if name == BIN:
+        write_bin(folder, path)
+    elif name in GGUF_KINDS:
+        write_gguf(folder, with_byte_fallback(), path, GGUF_KINDS[name])
+    return path
+
+
+def compared_elsewhere(cases: list, tmp_path: Path) -> list[dict]:
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(COMPARE), str(tmp_path / "cases.json")],
+        cwd=ROOT,
+        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])

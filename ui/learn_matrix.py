@@ -1,0 +1,23 @@
+"""Chapter 1: the same share of a matrix as zeros, or as a smaller matrix."""
+
+import streamlit as st
+
+from analysis import charts, lessons
+from pruning.runs.findings import MATRIX
+from ui import learn_measure
+from ui.learn_frame import Lesson, measured, try_plan
+from ui.page_frame import chart
+from ui.translation import t
+
+
+def show(about: Lesson) -> None:
+    st.markdown(t("learn.matrix.idea"))
+    if measured(about) is None:
+        return
+    found = learn_measure.finding(about, MATRIX)
+    if found is None:
+        return
+    chart(charts.matrix_corners(found, t), "matrix", t("learn.matrix.alt"))
+    numbers = lessons.matrix_numbers(found)
+    st.markdown(t("learn.matrix.text", **numbers))
+    try_plan(about, "matrix", strategy="uniform", ratio=0.2)

@@ -1,0 +1,33 @@
+"""Chapter 6: what each score sees, and which of them foresaw what a cut does to a layer (experiment 1)."""
+
+import streamlit as st
+
+from analysis import charts, lessons
+from pruning.runs.findings import LAYERS
+from ui import learn_measure, method_picker
+from ui.learn_frame import Lesson, measured, try_importance
+from ui.page_frame import chart
+from ui.translation import t
+
+
+def show(about: Lesson) -> None:
+    st.markdown(t("learn.scores.idea"))
+    st.markdown("\n".join(f"- `{method}`: {t(f'method.{method}.sees')}" for method in method_picker.METHODS))
+    if measured(about) is None:
+        return
+    share = st.slider(t("learn.scores.share"), 0.1, 0.9, 0.25, 0.05, format="percent", key="learn_share")
+    found = learn_measure.finding(about, LAYERS, share=share)
+    if found is None:
+        return
+    chart(charts.layer_sensitivity(found, t), "sensitivity", t("learn.scores.alt"))
+    kind = st.segmented_control(
+        t("learn.group.kind"),
+        lessons.MEASURED_KINDS,
+        default=lessons.MEASURED_KINDS[1],
+        format_func=lambda k: t(f"chart.kind.{k}"),
+        required=True,
+        key="learn_foresight",
+    )
+    chart(charts.foresight(found, kind, t), "foresight", t("learn.scores.foresight.alt"))
+    st.markdown(t("learn.scores.text", **lessons.layer_numbers(found)))
+    try_importance(about, "scores", "methods")
