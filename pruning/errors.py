@@ -11,6 +11,7 @@ MESSAGES = {
     "setting_type": "`{name}` is {value!r}; it must be {expected}.",
     "setting_range": "`{name}` is {value}; it must be {expected}.",
     "setting_choice": "`{name}` is {value!r}; it must be one of: {choices}.",
+    "setting_part": "`{name}` names {part!r}; it may name: {choices}.",
     "setting_conflict": "`{name}` was given twice with different values: {first} and {second}. Keep one.",
     "flag_unknown": "{flag} is no flag of `{command}`{hint}. See --help.",
     "unexpected_flag": "{message}. See --help.",
@@ -140,7 +141,7 @@ MESSAGES = {
     "text_shared": "{learned} is learned from and is `eval_corpus` too: the perplexity reported is of text that the model has "
     "seen. Give another `eval_corpus` to judge by.",
     "recover_nothing": "Nothing is asked for: recovery needs `reconstruct`, `finetune`, or both.",
-    "lora_targets": "`lora_targets` is {targets!r}, and the model has none of these. It has: {choices}.",
+    "lora_targets": "`lora_targets` is {targets!r}, and the cut model has none of these left. It has: {choices}.",
     # analysis
     "analysis_model": "{model!r} is neither a model folder, a pytorch_model.bin, demo, nor an experiment under {root}. Check "
     "the spelling, or give --output_root.",

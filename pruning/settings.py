@@ -44,6 +44,7 @@ class Setting:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()  # text joined by commas: what each part may be
     old_names: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()  # of the command line; empty: all
 
@@ -80,6 +81,8 @@ class Setting:
         parsed = self._convert(value)
         if self.choices and parsed not in self.choices:
             raise PruningError("setting_choice", name=self.name, value=value, choices=", ".join(self.choices))
+        if self.parts and (unknown := [part for part in parts_of(parsed) if part not in self.parts]):
+            raise PruningError("setting_part", name=self.name, part=unknown[0], choices=", ".join(self.parts))
         if self.kind in (int, float) and not self._in_range(parsed):
             raise PruningError("setting_range", name=self.name, value=value, expected=self.expected)
         return parsed
@@ -102,6 +105,11 @@ class Setting:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
+
+
+def parts_of(value: str) -> tuple[str, ...]:
+    """The parts of a text that are joined by commas."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 _CUTTING = ("global", "layer", "uniform", "apply")
@@ -529,6 +537,7 @@ _ALL = (
         str,
         "recovery",
         "Matrices that get added ones, joined by commas.",
+        parts=LORA_TARGETS,
         commands=_RECOVERY_COMMANDS,
     ),
     Setting(

@@ -14,6 +14,7 @@ from pruning.__main__ import main
 from pruning.experiment import ADAPTER_FOLDER, REPAIR_FILE, Experiment
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.runs import judging
+from pruning.runs.report import RunReport
 from pruning.settings import resolve
 from tests.processes import in_a_process_of_its_own, in_two_processes
 from tests.runs.quick_runs import files_of, plan_fault, quick_flags
@@ -184,7 +185,9 @@ def test_a_second_training_that_was_killed_before_it_began_is_begun_with_resume(
     ("flags", "sentence"),
     [
         (["--no-finetune"], "Nothing is asked for"),
-        (["--lora_targets=query"], "the model has none of these"),
+        (["--lora_targets=q_proj,query"], "`lora_targets` names 'query'; it may name: q_proj, k_proj,"),
+        (["--lora_targets= , "], "the cut model has none of these left"),
+        (["--reconstruct", "--corpus=gone.txt"], "gone.txt is not there"),
         (["--pruning_ratio=0.2"], "--pruning_ratio is no flag of `recover`"),
         (["--finetune_corpus=gone.jsonl"], "gone.jsonl is not there"),
         (["--finetune_lr=-1"], "`finetune_lr` is -1; it must be a number above 0"),
@@ -195,6 +198,46 @@ def test_what_cannot_be_is_one_sentence(experiment, capsys, flags, sentence):
     assert recover(experiment, *QUICK, *flags) == 2
     assert sentence in capsys.readouterr().err
     torch.testing.assert_close(logits(experiment), before)
+
+
+@pytest.mark.parametrize(
+    ("refused", "base_model"),
+    [
+        (["--lora_targets=,"], None),
+        (["--finetune_corpus=gone.jsonl"], None),
+        (["--reconstruct", "--corpus=gone.txt"], None),
+        (["--finetune_seq_len=4000"], None),
+        (["--distill_weight=0.5"], "./gone"),
+        (["--reconstruct"], "./gone"),
+    ],
+)
+def test_what_is_refused_leaves_a_stopped_training_to_go_on_with(experiment, refused, base_model):
+    experiment.write_settings(experiment.settings | ({"base_model": base_model} if base_model else {}))
+    where = ("recover", f"--output_root={experiment.folder.parent}", "--experiment_name=run")
+    plan_fault(experiment, "say step 2 of 4", "kill")
+    assert in_a_process_of_its_own(*where, *QUICK) == -signal.SIGKILL
+    experiment.remove_leftovers()
+    before, settings = files_of(experiment), experiment.settings
+    assert recover(experiment, *QUICK, "--lora_r=2", *refused) == 2
+    assert files_of(experiment) == before and experiment.settings == settings
+    assert recover(experiment, "--resume") == 0
+    assert recovery_of(experiment)["settings"]["lora_r"] == 8
+    assert [point["step"] for point in recovery_of(experiment)["points"]] == [0, 1, 2, 3, 4]
+
+
+def test_a_stopped_training_says_by_which_line_it_goes_on(experiment, capsys, monkeypatch):
+    def stop(report, done: int, total: int) -> None:
+        if report.status.unit == "steps" and done == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunReport, "progress", stop)
+        assert recover(experiment, *QUICK) == 130
+    best, line, last = capsys.readouterr().err.strip().splitlines()[-3:]
+    assert best == f"The best state of the training so far is kept in {experiment.path('recovery')}." and last == "Stopped."
+    prefix = "Go on with: python -m pruning "
+    assert line.startswith(prefix) and main(line.removeprefix(prefix).split()) == 0
+    assert experiment.is_recovered
 
 
 def test_what_was_not_cut_cannot_be_recovered(source, tmp_path, capsys):

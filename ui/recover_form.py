@@ -12,7 +12,8 @@ from pruning.experiment import RECOVERY_FILE, REPAIR_FILE, Experiment
 from pruning.model.model_source import DEMO
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
-from pruning.runs.recovery_request import cost_asked_for
+from pruning.runs.recovery_request import ask_to_recover, cost_asked_for, recovery_asked_for
+from pruning.runs.status import refuse_if_busy
 from pruning.settings import SETTINGS, resolve
 from ui import corpus_picker, recover_cost, settings_widgets, workspace
 from ui.translation import error_text, t
@@ -62,11 +63,19 @@ def _bring_back(experiment: Experiment, plan: PruningPlan) -> None:
     if st.session_state.get(_SHOWN_FOR) == experiment.name and _TRAINING in st.session_state:
         return
     st.session_state[_SHOWN_FOR] = experiment.name
-    settings = experiment.settings
+    settings = experiment.settings | _waiting(experiment)
     if not (experiment.has(RECOVERY_FILE) or settings["finetune"]):
         advised = recovery.recipe(recovery.recipe_for(plan.actual_ratio), settings["base_model"] == DEMO)
         settings |= {"reconstruct": True} | advised | _measured_last(experiment)
     _take(settings | {"reconstruct": settings["reconstruct"] or experiment.has(REPAIR_FILE)})
+
+
+def _waiting(experiment: Experiment) -> dict:
+    """The settings of a recovery that was asked for and has not begun; none where that cannot be read."""
+    try:
+        return recovery_asked_for(experiment)
+    except PruningError:
+        return {}
 
 
 def _measured_last(experiment: Experiment) -> dict:
@@ -222,7 +231,8 @@ def _start_words(experiment: Experiment, settings: dict, stopped: TrainingCourse
 
 def _start(experiment: Experiment) -> None:
     try:
-        experiment.write_settings(chosen_settings(experiment))
+        refuse_if_busy(experiment)
+        ask_to_recover(experiment, chosen_settings(experiment))
         queue().submit("recover", experiment, workspace.hub_token())
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

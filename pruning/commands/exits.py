@@ -1,11 +1,30 @@
 """How a command ends: 0 done, 2 for input the person can mend (one sentence says what), 130 stopped, 1 anything else."""
 
+import contextlib
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..errors import Cancelled, PruningError
+from ..experiment import RECOVERY_FOLDER, Experiment
+from ..settings import SETTINGS
 
 _USER_ERROR, _STOPPED, _FAILED = 2, 130, 1
+
+
+@contextlib.contextmanager
+def telling_how_to_go_on(command: str, experiment: Experiment) -> Iterator[None]:
+    """Says, when the person stops what the block does, by which line it goes on, and where a training keeps its best state."""
+    try:
+        yield
+    except (Cancelled, KeyboardInterrupt):
+        root, usual = str(experiment.folder.parent), SETTINGS["output_root"].default
+        where = [] if root == usual else ["--output_root", root]
+        line = shlex.join(["python", "-m", "pruning", command, "--experiment_name", experiment.name, *where, "--resume"])
+        if experiment.has(RECOVERY_FOLDER, "best"):
+            print(f"The best state of the training so far is kept in {experiment.path(RECOVERY_FOLDER)}.", file=sys.stderr)
+        print(f"Go on with: {line}", file=sys.stderr)
+        raise
 
 
 def exit_code(command: Callable[[list[str]], int], arguments: list[str] | None) -> int:

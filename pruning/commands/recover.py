@@ -10,8 +10,10 @@ import sys
 from ..errors import PruningError
 from ..experiment import Experiment
 from ..runs.environment import prepare_this_process
+from ..runs.recovery_request import ask_to_recover, recovery_asked_for
 from ..settings import SETTINGS, canonical, defaults_of, resolve
 from .arguments import add_flag, given_settings, named_as_now
+from .exits import telling_how_to_go_on
 from .run import tell_summary
 
 COMMAND = "recover"
@@ -61,7 +63,7 @@ def run(known: argparse.Namespace) -> int:
 
 def _settings(experiment: Experiment, given: dict) -> dict:
     """The experiment's settings, those of training at their defaults; with `resume` those of the training that was stopped."""
-    before, notes = experiment.settings, []
+    before, notes = experiment.settings | recovery_asked_for(experiment), []
     values = resolve(named_as_now(COMMAND, given, notes), before["strategy"])
     print(*notes, sep="", end="", file=sys.stderr)
     said = {name: values[name] for name in map(canonical, given)}
@@ -80,8 +82,9 @@ def _recover(experiment: Experiment, settings: dict, token: str | None) -> int:
 
     refuse_if_busy(experiment)
     experiment.remove_leftovers()
-    experiment.write_settings(settings | {"resume": False, "dry_run": False})
-    steps.run(COMMAND, experiment, console=True, token=token, resume=settings["resume"])
+    ask_to_recover(experiment, settings)
+    with telling_how_to_go_on(COMMAND, experiment):
+        steps.run(COMMAND, experiment, console=True, token=token, resume=settings["resume"])
     tell_summary(experiment, [])
     return 0
 

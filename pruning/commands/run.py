@@ -21,6 +21,7 @@ from ..runs.planner import check_model_settings, check_plan_settings, needs_laye
 from ..runs.status import BASELINE, MEASURE
 from ..settings import OF_THE_FOLDER, STRATEGIES, canonical, resolve
 from .arguments import given_settings, named_as_now, refuse_missing_folder, strategy_of
+from .exits import telling_how_to_go_on
 
 COMMANDS = {
     "importance": "measure the importance of groups and layers and write the tables; cut nothing",
@@ -64,7 +65,8 @@ def run(command: str, known: argparse.Namespace) -> int:
 
         return show(job, header, settings)
     experiment = _experiment(stopped, settings)
-    _run_job(job, experiment, token, is_new=stopped is None)
+    with telling_how_to_go_on(command, experiment):
+        _run_job(job, experiment, token, is_new=stopped is None)
     if settings["save_table_path"] and experiment.is_measured:
         write_table_file(experiment, Path(settings["save_table_path"]).expanduser())
     tell_summary(experiment, notes)

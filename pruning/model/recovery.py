@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -60,6 +62,13 @@ class Training:
     lora_targets: tuple[str, ...] = ()
     distill_weight: float = 0.0
     distill_temperature: float = 2.0
+
+    def share_of_rate(self, step: int) -> float:
+        """Of the learning rate, at a step counted from 0: a rise over the warm-up, from above 0, then half a cosine."""
+        warmup = math.ceil(self.warmup * self.steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(self.steps - warmup, 1)))
 
     def tokens_per_step(self, seq_len: int) -> int:
         return self.batch_size * self.accumulation * processes.count() * seq_len
@@ -111,8 +120,6 @@ def recover(
     """
     folder.mkdir(parents=True, exist_ok=True)
     dtype, trained = model.dtype, _made_trainable(model, training)
-    if training.gradient_checkpointing:
-        trained.gradient_checkpointing_enable({"use_reentrant": False})
     watch = _Watch(training, folder / _BEST, evaluate, on_point)
     trainer = _DistillingTrainer(training, trained, text, folder / _CHECKPOINTS, watch, teacher)
     watch.tokens_per_step = training.tokens_per_step(text.input_ids.shape[1])
@@ -146,7 +153,7 @@ def recover(
     steps = max(trainer.state.global_step, watch.measured_step)
     merged = _merged(trained, adapter_folder).eval().requires_grad_(True)
     if training.gradient_checkpointing:
-        merged.gradient_checkpointing_disable()
+        _checkpoint_activations(merged, False)
     for parameter in merged.parameters():
         parameter.grad = None
         parameter.data = parameter.data.to(dtype)  # not the whole model: rotary frequencies are float32 in every format
@@ -158,8 +165,6 @@ def seconds_per_step(
 ) -> float:
     """Seconds that a step of this training takes: the second of two, the first warms up. `model` changes; nothing is kept."""
     trained = _made_trainable(model, training)
-    if training.gradient_checkpointing:
-        trained.gradient_checkpointing_enable({"use_reentrant": False})
     stopwatch = _Stopwatch()
     try:
         _DistillingTrainer(replace(training, steps=2), trained, text, folder, stopwatch, teacher).train()
@@ -194,16 +199,29 @@ def _step_of(checkpoint: str | None) -> int:
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
-def _made_trainable(model: PreTrainedModel, training: Training) -> nn.Module:
-    """The model with added matrices, or itself in float32: steps of 1e-5 are lost to the rounding of bfloat16."""
+def check_targets(model: PreTrainedModel, training: Training) -> list[str]:
+    """Names of the matrices that get added ones, of those the model has; raises PruningError where it has none of them."""
     if training.method == FULL:
-        return model.float().requires_grad_(True)
-    torch.manual_seed(training.seed)  # of the added matrices
+        return []
     present = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     targets = [name for name in training.lora_targets if name in present]
     if not targets:
         names = ", ".join(training.lora_targets)
         raise PruningError("lora_targets", targets=names, choices=", ".join(sorted(present - {"lm_head"})))
+    return targets
+
+
+def _made_trainable(model: PreTrainedModel, training: Training) -> nn.Module:
+    """The model with added matrices, or itself in float32: steps of 1e-5 are lost to the rounding of bfloat16."""
+    trained = model.float().requires_grad_(True) if training.method == FULL else _with_added_matrices(model, training)
+    if training.gradient_checkpointing:
+        _checkpoint_activations(trained, True)
+    return trained
+
+
+def _with_added_matrices(model: PreTrainedModel, training: Training) -> PeftModel:
+    targets = check_targets(model, training)
+    torch.manual_seed(training.seed)  # of the added matrices
     config = LoraConfig(
         r=training.lora_r,
         lora_alpha=training.lora_alpha,
@@ -212,7 +230,16 @@ def _made_trainable(model: PreTrainedModel, training: Training) -> nn.Module:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft asks by a name of transformers 4
+        return get_peft_model(model, config)
+
+
+def _checkpoint_activations(model: nn.Module, enable: bool) -> None:
+    """Has each layer compute its activations again in the backward pass, or keep them; newer transformers name it anew."""
+    verb, arguments = ("enable", [{"use_reentrant": False}]) if enable else ("disable", [])
+    newer, older = f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}"
+    getattr(model, newer if hasattr(model, newer) else older)(*arguments)
 
 
 def _merged(trained: nn.Module, adapter_folder: Path | None) -> PreTrainedModel:
@@ -265,8 +292,6 @@ class _DistillingTrainer(Trainer):
             per_device_train_batch_size=training.batch_size,
             gradient_accumulation_steps=training.accumulation,
             learning_rate=training.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=math.ceil(training.warmup * training.steps),
             max_steps=training.steps,
             bf16=device.type == "cuda",
             use_cpu=device.type == "cpu",
@@ -302,6 +327,10 @@ class _DistillingTrainer(Trainer):
         self.watch.add_loss(processes.summed(loss.detach().clone()).item())
         # The Trainer averages gradients over processes; each has only its part of the sum.
         return loss * self.accelerator.num_processes
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: self.training.share_of_rate(step))
+        return self.lr_scheduler
 
     def save_model(self, output_dir=None, _internal_call=False):
         _write_state(self.model, Path(output_dir))

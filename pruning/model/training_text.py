@@ -10,7 +10,7 @@ about training.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,15 @@ _PLAIN = "### Instruction:\n{request}\n\n### Response:\n"
 
 @dataclass(frozen=True)
 class TrainingText:
-    """`input_ids` and `labels`, int64 [windows, seq_len]; a label of NOT_PREDICTED is not learned. `key` names the text."""
+    """`input_ids` and `labels`, int64 [windows, seq_len]; a label of NOT_PREDICTED is not learned. `key` names the text.
+
+    `unanswered` instructions were left out: they would teach to say nothing.
+    """
 
     key: str
     input_ids: torch.Tensor
     labels: torch.Tensor
+    unanswered: int = 0
 
     @property
     def seq_len(self) -> int:
@@ -39,7 +43,7 @@ class TrainingText:
 
     def without_last(self, count: int) -> "TrainingText":
         """The same text without its last `count` windows."""
-        return TrainingText(self.key, self.input_ids[:-count], self.labels[:-count])
+        return replace(self, input_ids=self.input_ids[:-count], labels=self.labels[:-count])
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -51,7 +55,7 @@ class TrainingText:
 def load_training_text(
     name: str, tokenizer: PreTrainedTokenizerBase, count: int, seq_len: int, seed: int, text_column: str = "text"
 ) -> TrainingText:
-    """`count` windows of a corpus's calibration part, or `count` instructions of a set, drawn by `seed`.
+    """`count` windows of a corpus's calibration part, or `count` instructions of a set that have an answer, drawn by `seed`.
 
     Raises PruningError for a text that is empty or too short, and for a broken line by its number.
     """
@@ -60,10 +64,12 @@ def load_training_text(
         corpus = load_corpus(name, CALIBRATION, text_column)
         windows = draw_samples(corpus, tokenizer, count, seq_len, seed)
         return TrainingText(corpus.key, windows, _without_first(windows.clone()))
-    if not len(rows):
+    answered = [at for at, row in enumerate(rows) if (row["output"] or "").strip()]
+    if not answered:
         raise PruningError("corpus_empty", corpus=name)
-    drawn = np.random.default_rng(seed).permutation(len(rows))[:count].tolist()
-    return _packed(Path(name).name, [_tokens(rows[i], tokenizer) for i in drawn], seq_len, tokenizer)
+    drawn = np.random.default_rng(seed).permutation(answered)[:count].tolist()
+    packed = _packed(Path(name).name, [_tokens(rows[i], tokenizer) for i in drawn], seq_len, tokenizer)
+    return replace(packed, unanswered=len(rows) - len(answered))
 
 
 def _instructions(name: str) -> Sequence[dict] | None:

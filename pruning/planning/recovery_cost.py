@@ -8,6 +8,7 @@ LoRA adds r * (inputs + outputs) parameters to each of its matrices. Time is mea
 import math
 from dataclasses import dataclass
 
+from ..settings import parts_of
 from .memory import activation_bytes, kept_for_backward, weight_bytes
 from .shape import ModelShape
 
@@ -41,7 +42,7 @@ def recovery_cost(
 ) -> RecoveryCost:
     """What training the cut model of `shape` on `windows` windows costs; `source` is the model before the cut."""
     full = settings["finetune_method"] == "full"
-    trained = shape.parameters if full else lora_parameters(shape, settings["lora_r"], targets_of(settings))
+    trained = shape.parameters if full else lora_parameters(shape, settings["lora_r"], parts_of(settings["lora_targets"]))
     seq_len = settings["finetune_seq_len"] or settings["seq_len"]
     steps, tokens = total_steps(settings, windows, processes), settings["finetune_batch_size"] * seq_len
     of_teacher = source.vocab_size * tokens * _LOGITS_OF_TEACHER * _FLOAT32 + weight_bytes(source, bytes_per_parameter)
@@ -62,11 +63,6 @@ def total_steps(settings: dict, windows: int, processes: int = 1) -> int:
     batches = math.ceil(windows / (settings["finetune_batch_size"] * processes))
     per_epoch = math.ceil(batches / settings["finetune_accumulation"])
     return settings["finetune_steps"] or math.ceil(settings["finetune_epochs"] * per_epoch)
-
-
-def targets_of(settings: dict) -> tuple[str, ...]:
-    """The names in `lora_targets`."""
-    return tuple(name.strip() for name in settings["lora_targets"].split(",") if name.strip())
 
 
 def lora_parameters(shape: ModelShape, rank: int, targets: tuple[str, ...]) -> int:

@@ -39,7 +39,8 @@ from ..model.recovery import DEFAULT_LEARNING_RATE, Point, Recovered, Training, 
 from ..model.recovery import recover as train
 from ..model.training_text import TrainingText, load_training_text
 from ..planning.plan import PruningPlan
-from ..planning.recovery_cost import targets_of, total_steps
+from ..planning.recovery_cost import total_steps
+from ..settings import parts_of
 from .judging import round_as_saved, saved_dtype
 from .recovery_request import OF_TRAINING
 from .report import RunReport
@@ -55,7 +56,7 @@ _SET_ASIDE = 0.1  # of the training text, where the held-out text has no windows
 
 def repair(report: RunReport, settings: dict, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan) -> dict:
     """Repairs the cut model in closed form, to weights as its files can hold; frees the source's. Returns repair.json."""
-    corpus = _text_of_repair(settings, source)
+    corpus = text_of_repair(settings, source)
     with report.step("recovery", len(plan.kept_layers), "layers", detail="repair"):
         samples = _windows_of_repair(settings, source, corpus)
         # No backward pass: twice the windows of a gradient's batch fit.
@@ -81,12 +82,13 @@ def repair(report: RunReport, settings: dict, source: LoadedModel, pruned: PreTr
 def seconds_of_repair(settings: dict, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan) -> float:
     """Seconds that the repair takes: its text is read, some of its layers are timed; both models stay as they were."""
     started = time.perf_counter()
-    samples = _windows_of_repair(settings, source, _text_of_repair(settings, source))
+    samples = _windows_of_repair(settings, source, text_of_repair(settings, source))
     to_read = time.perf_counter() - started
     return to_read + seconds_to_reconstruct(source.model, pruned, plan, samples, 2 * settings["gradient_batch_size"])
 
 
-def _text_of_repair(settings: dict, source: LoadedModel) -> Corpus:
+def text_of_repair(settings: dict, source: LoadedModel) -> Corpus:
+    """What the repair learns from; raises PruningError where there is none, or the model does not see so many tokens."""
     check_window(settings["seq_len"], source.header.shape.max_position_embeddings)
     return load_corpus(settings["corpus"], CALIBRATION, settings["text_column"])  # never held-out text
 
@@ -131,7 +133,7 @@ def training_from_settings(settings: dict, windows: int) -> Training:
         lora_r=settings["lora_r"],
         lora_alpha=settings["lora_alpha"],
         lora_dropout=settings["lora_dropout"],
-        lora_targets=targets_of(settings),
+        lora_targets=parts_of(settings["lora_targets"]),
         distill_weight=settings["distill_weight"],
         distill_temperature=settings["distill_temperature"],
     )
@@ -196,10 +198,13 @@ def train_cut_model(
     """
     training = training_from_settings(settings, len(data.text))
     diary = _Diary(experiment, report, settings, training, data, lines)
+    teacher = load_teacher() if training.distill_weight else None
     if not diary.goes_on:
         experiment.forget_checkpoints()
     experiment.path(RECOVERY_FOLDER).mkdir(exist_ok=True)
     with report.step("recovery", training.steps, "steps", detail=f"{training.method} training on {data.text.key}"):
+        if data.text.unanswered:
+            report.say(f"    {data.text.unanswered:,} instructions without an answer are left out")
         try:
             result = train(
                 model,
@@ -208,7 +213,7 @@ def train_cut_model(
                 experiment.path(RECOVERY_FOLDER),
                 _judge(settings, data, report.check_cancelled),
                 diary.add,
-                load_teacher() if training.distill_weight else None,
+                teacher,
                 adapter_folder,
                 load_again,
             )

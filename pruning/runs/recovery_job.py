@@ -3,6 +3,7 @@
     cut_model/ (as it was cut, and repaired)  --repair, train-->  a draft  --checked-->  model/ and all that tells of it
 
 A job that fails, is killed or is cancelled leaves model/ and all figures as they were, and goes on when it is started again.
+One that is refused leaves an earlier training that was stopped, and the settings to go on with it, as well.
 """
 
 from dataclasses import asdict
@@ -28,7 +29,9 @@ from ..experiment import (
 )
 from ..model import processes
 from ..model.checkpoint import LoadedModel, load, open_checkpoint
+from ..model.recovery import check_targets
 from ..model.runtime import free_bytes, resolve_device
+from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
 from ..planning.recovery_cost import recovery_cost
 from .judging import load_held_out, record_perplexity, round_as_saved, save_and_check, saved_dtype, was_measured
@@ -41,17 +44,31 @@ from .recovering import (
     measure_seconds,
     repair,
     seconds_of_repair,
+    text_of_repair,
     train_cut_model,
     training_data,
+    training_from_settings,
     training_in_short,
     warn_of_shared_text,
     write_course,
 )
-from .recovery_request import COST_VERSION, OF_A_MEASUREMENT, cost_asked_for
+from .recovery_request import COST_VERSION, OF_A_MEASUREMENT, cost_asked_for, forget_request, recovery_asked_for
 from .report import RunReport
 
 
 def recover(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+    """The job: does what was asked for, or else what the settings say, as a run goes on with its training."""
+    try:
+        repair_and_train(experiment, report, settings | recovery_asked_for(experiment), token)
+    except (Cancelled, KeyboardInterrupt):
+        raise  # what was asked for may be gone on with
+    except Exception:
+        forget_request(experiment)
+        raise
+    forget_request(experiment)
+
+
+def repair_and_train(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
     """Repairs (`reconstruct`) and trains (`finetune`) the model that a cut saved, and puts the result in its place.
 
     Goes on with a training of the same settings that was stopped. A cancel during the training saves the best state so far.
@@ -86,6 +103,10 @@ def _prepare(
         report.say(f"    the cut model: {loaded.header.shape.parameters:,} parameters")
     text = load_held_out(settings, loaded)
     data = training_data(settings, loaded, text) if trains else None
+    _refuse_what_cannot_be(experiment, settings, loaded, repairs, trains, token)
+    for each in (experiment, draft):
+        each.write_settings(settings | {"resume": False, "dry_run": False})
+    forget_request(experiment)
     line = _judge_missing(experiment, draft, report, settings, loaded, text, data, token)
     if repairs:
         _repair_cut_model(experiment, draft, report, settings, loaded, text, token)
@@ -93,6 +114,18 @@ def _prepare(
             experiment.take(draft)
             experiment.forget_checkpoints()  # of a training that began without the repair
     return (loaded, loaded.model, data, text, line) if data else None
+
+
+def _refuse_what_cannot_be(
+    experiment: Experiment, settings: dict, loaded: LoadedModel, repairs: bool, trains: bool, token: str | None
+) -> None:
+    """Raises PruningError for what would else be found after an hour of work, or when a stopped training is gone already."""
+    if trains:
+        check_targets(loaded.model, training_from_settings(settings, 1))
+    if repairs or (trains and settings["distill_weight"]):
+        _source_header(experiment, settings, token)
+    if repairs:
+        text_of_repair(settings, loaded)
 
 
 def _repair_cut_model(
@@ -247,11 +280,15 @@ def _model_as_cut(experiment: Experiment, draft: Experiment, settings: dict) -> 
 
 def _source(experiment: Experiment, settings: dict, token: str | None) -> LoadedModel:
     """The model before the cut; raises PruningError when it is not there any more, or another one stands there."""
+    return load(_source_header(experiment, settings, token), _on_own_device(settings))
+
+
+def _source_header(experiment: Experiment, settings: dict, token: str | None) -> CheckpointHeader:
     header = open_checkpoint(settings["base_model"], token, settings["trust_remote_code"])
     known = experiment.description()["fingerprint"]
     if header.fingerprint != known:
         raise PruningError("plan_other_model", path=experiment.folder, found=known[:12], expected=header.fingerprint[:12])
-    return load(header, _on_own_device(settings))
+    return header
 
 
 def _teacher(experiment: Experiment, settings: dict, token: str | None) -> PreTrainedModel:

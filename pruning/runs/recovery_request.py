@@ -1,14 +1,17 @@
-"""What a page asks the job `cost` to measure, in recovery_cost.json; and which settings decide a training.
+"""What is asked of the jobs `recover` and `cost`, and which settings decide a training.
 
-    recovery_cost.json   {settings}  --job-->  {settings, seconds, bytes, ...}
+    recovery_request.json   {settings}  --recover-->  description.txt, once nothing is left that could be refused
+    recovery_cost.json      {settings}  --cost---->   {settings, seconds, bytes, ...}
 
-Not in description.txt: its settings are those of the last run, by which a run that was stopped goes on. Imports no torch.
+Not in description.txt: its settings are those of the last run that began, by which a run that was stopped goes on. Imports no
+torch.
 """
 
 from ..experiment import COST_FILE, Experiment, read_json, write_json
 from ..settings import SETTINGS
 
-COST_VERSION = 1
+COST_VERSION = REQUEST_VERSION = 1
+REQUEST_FILE = "recovery_request.json"
 # What must be the same for a training that was stopped to go on.
 OF_TRAINING = tuple(
     name
@@ -19,6 +22,22 @@ OF_TRAINING += ("corpus", "text_column", "seq_len", "seed", "eval_corpus", "eval
 # What decides the time of a recovery, or how it is computed here.
 OF_A_MEASUREMENT = (*OF_TRAINING, "reconstruct", "reconstruct_tokens", "finetune", "gradient_batch_size", "device")
 OF_A_MEASUREMENT += ("attn_implementation",)
+
+
+def ask_to_recover(experiment: Experiment, settings: dict) -> None:
+    """Asks the job `recover` for a repair and a training by these settings."""
+    write_json(experiment.path(REQUEST_FILE), {"format_version": REQUEST_VERSION, "settings": settings})
+
+
+def recovery_asked_for(experiment: Experiment) -> dict:
+    """The settings of a recovery that has not begun; none where none waits. Raises PruningError for a broken file."""
+    if not experiment.has(REQUEST_FILE):
+        return {}
+    return read_json(experiment.path(REQUEST_FILE), REQUEST_VERSION)["settings"]
+
+
+def forget_request(experiment: Experiment) -> None:
+    experiment.path(REQUEST_FILE).unlink(missing_ok=True)
 
 
 def ask_for_cost(experiment: Experiment, settings: dict) -> None:

@@ -50,7 +50,7 @@ from .loading import forget_model, open_model, warm_model
 from .measuring import Measurement
 from .planner import plan_from_settings
 from .recovering import training_data
-from .recovery_job import measure_cost, recover, repair_and_judge, train_and_save, validation_perplexity
+from .recovery_job import measure_cost, recover, repair_and_judge, repair_and_train, train_and_save, validation_perplexity
 from .report import RunReport
 from .streaming import apply_streamed, choose_plan
 from .trials import asked_for
@@ -293,7 +293,7 @@ def _went_on_with_recovery(experiment: Experiment, report: RunReport, settings: 
     """Whether the run had saved its cut before it was stopped, so that only its training was left; that is done then."""
     is_left = settings["resume"] and settings["finetune"] and experiment.is_recoverable and not experiment.is_recovered
     if is_left:
-        recover(experiment, report, settings, token)
+        repair_and_train(experiment, report, settings, token)
         _make_other_formats(experiment, report, settings)
     return is_left
 

@@ -14,7 +14,7 @@ from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Expe
 from pruning.planning.recovery_cost import recovery_cost
 from pruning.runs import judging, steps
 from pruning.runs.jobs import JobQueue
-from pruning.runs.recovery_request import ask_for_cost, cost_asked_for
+from pruning.runs.recovery_request import ask_for_cost, cost_asked_for, recovery_asked_for
 from pruning.runs.status import CANCELLED, RUNNING, JobStatus, read_status, this_process, write_status
 from ui.translation import t
 
@@ -158,7 +158,7 @@ def test_start_writes_what_the_form_says(page_of, cut_experiment, submitted):
     assert not at.exception and not at.error and submitted == [("recover", "first")]
     wanted = {"reconstruct": False, "finetune": True, "finetune_method": "lora", "finetune_lr": 0.002, "finetune_steps": 20}
     wanted |= {"finetune_corpus": "wikitext2", "distill_weight": 0.5, "finetune_samples": 500, "pruning_ratio": 0.1}
-    assert {name: cut_experiment.settings[name] for name in wanted} == wanted
+    assert {name: recovery_asked_for(cut_experiment)[name] for name in wanted} == wanted
 
 
 def test_a_recipe_fills_the_form(page_of, cut_experiment, submitted):
@@ -166,7 +166,7 @@ def test_a_recipe_fills_the_form(page_of, cut_experiment, submitted):
     at.button(key="recipe_strong").click().run()
     assert at.segmented_control(key="recover_training").value == "full"
     at.button(key="recover_start").click().run()
-    settings = cut_experiment.settings
+    settings = recovery_asked_for(cut_experiment)
     assert (settings["finetune_method"], settings["finetune_samples"], settings["finetune_lr"]) == ("full", 2000, None)
 
 

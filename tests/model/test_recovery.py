@@ -238,6 +238,16 @@ def test_a_checkpoint_that_a_kill_left_half_is_not_gone_on_from(tmp_path, lost):
     assert not half.exists()
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5, 1.0])
+def test_the_learning_rate_rises_from_above_zero_and_falls_after_the_warm_up(warmup):
+    training = Training(steps=40, warmup=warmup)
+    shares = [training.share_of_rate(step) for step in range(40)]
+    rising = math.ceil(40 * warmup)
+    assert all(0 < share <= 1 for share in shares)
+    assert shares[:rising] == sorted(shares[:rising]) and shares[rising:] == sorted(shares[rising:], reverse=True)
+    assert shares[rising:][:1] in ([1.0], []) and (warmup == 1 or shares[-1] < 0.01)
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
     results, kept = [], []
 

@@ -67,6 +67,13 @@ def test_instructions_are_packed_into_windows_of_one_length(tmp_path, tokenizer)
     assert learned_text(fewer, tokenizer).count(tokenizer.eos_token) == 2
 
 
+def test_an_instruction_without_an_answer_is_left_out_and_counted(tmp_path, tokenizer):
+    rows = [*ROWS, {"instruction": "Say nothing.", "output": " \n"}, {"instruction": "Nor here.", "output": ""}]
+    text = load_training_text(written(tmp_path / "some.jsonl", rows), tokenizer, 100, 512, seed=0)
+    assert text.unanswered == 2 and learned_text(text, tokenizer).count(tokenizer.eos_token) == len(ROWS)
+    assert "nothing" not in tokenizer.decode(text.input_ids.flatten())
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -76,16 +83,12 @@ def test_instructions_are_packed_into_windows_of_one_length(tmp_path, tokenizer)
         ('[{"instruction": "a", "output": "b"}, 3]', "entry 2 of its list: no text under 'instruction'"),
         ("[]", "holds no text"),
         ("", "holds no text"),
-        ('{"instruction": "a", "output": ""}', "no text"),
+        ('{"instruction": "a", "output": ""}', "holds no text"),
     ],
 )
 def test_a_broken_or_empty_file_is_refused_by_line(tmp_path, tokenizer, content, says):
     path = tmp_path / "broken.jsonl"
     path.write_text(content)
-    if '"output": ""' in content:
-        tokens = load_training_text(str(path), tokenizer, 3, 64, seed=0)
-        assert learned_text(tokens, tokenizer) == tokenizer.eos_token  # to say nothing can be learned too
-        return
     with pytest.raises(PruningError, match=says):
         load_training_text(str(path), tokenizer, 3, 64, seed=0)
 
