@@ -17,7 +17,6 @@ from pruning.planning.shape import ATTENTION, GROUP_TYPES, LayerShape
 
 from .size import readable
 
-MEASURED_KINDS = (*GROUP_TYPES, "both")
 HELPS, HURTS, UNCLEAR = "helps", "hurts", "unclear"
 _ROOTS = 2  # of a layer: k_proj for attention, gate_proj for the MLP
 
@@ -336,6 +335,36 @@ def protection_verdicts(finding) -> list[dict]:
             }
         )
     return rows
+
+
+def trained_verdicts(finding) -> list[dict]:
+    """For each ratio what protection does after the same training: `verdict`, perplexities of both cuts alone and trained,
+    and the difference in loss of the trained ones with its standard error.
+    """
+    return [
+        {
+            "ratio": point["ratio"],
+            "verdict": _verdict(point["difference"]),
+            "all": _perplexity(point["all"]["trained"]),
+            "protected": _perplexity(point["protected"]["trained"]),
+            "all_cut": _perplexity(point["all"]["cut"]),
+            "protected_cut": _perplexity(point["protected"]["cut"]),
+            "difference": point["difference"]["mean"],
+            "error": point["difference"]["error"] or 0.0,
+        }
+        for point in finding.points
+        if "difference" in point
+    ]
+
+
+def _verdict(difference: dict) -> str:
+    if not difference["is_clear"]:
+        return UNCLEAR
+    return HURTS if difference["mean"] > 0 else HELPS
+
+
+def _perplexity(figures: dict) -> float:
+    return np.inf if figures["perplexity"] is None else figures["perplexity"]
 
 
 def protection_in_all(finding) -> str:

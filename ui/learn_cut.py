@@ -4,7 +4,7 @@ import streamlit as st
 
 from analysis import charts, lessons
 from pruning.errors import PruningError
-from pruning.runs.findings import GRID, PROTECTION, default_options
+from pruning.runs.findings import GRID, PROTECTION, TRAINED, default_options
 from pruning.runs.planner import Planned, plan_from_settings
 from pruning.settings import defaults_of
 from ui import learn_measure
@@ -80,12 +80,24 @@ def _protection(about: Lesson) -> None:
         learn_measure.left_out(found)
         for row in lessons.protection_verdicts(found):
             st.markdown(t(f"learn.protection.ratio.{row.pop('verdict')}", **row))
+        _trained(about, strategy, first, last)
     grid = learn_measure.finding(about, GRID, strategy=strategy)
     if grid is not None:
         chart(charts.protection_grid(grid, t), "protection_grid", t("learn.protection.grid.alt"))
         best = lessons.best_of_grid(grid)
         if best is not None:
             st.markdown(t("learn.protection.grid", ratio=grid.request.options["ratio"], **best["difference"], **_place(best)))
+
+
+def _trained(about: Lesson, strategy: str, first: int, last: int) -> None:
+    """Both cuts after the same LoRA."""
+    found = learn_measure.finding(about, TRAINED, strategy=strategy, first=first, last=last)
+    if found is None:
+        return
+    chart(charts.protection_trained(found, t), "protection_trained", t("learn.trained.alt"))
+    learn_measure.left_out(found)
+    for row in lessons.trained_verdicts(found):
+        st.markdown(t(f"learn.trained.ratio.{row.pop('verdict')}", **row))
 
 
 def _place(best: dict) -> dict:

@@ -3,7 +3,8 @@
 import streamlit as st
 
 from analysis import charts, lessons
-from pruning.runs.findings import LAYERS
+from pruning.planning.shape import MLP
+from pruning.runs.findings import BOTH, KINDS, LAYERS
 from ui import learn_measure, method_picker
 from ui.learn_frame import Lesson, measured, try_importance
 from ui.page_frame import chart
@@ -22,12 +23,14 @@ def show(about: Lesson) -> None:
     chart(charts.layer_sensitivity(found, t), "sensitivity", t("learn.scores.alt"))
     kind = st.segmented_control(
         t("learn.group.kind"),
-        lessons.MEASURED_KINDS,
-        default=lessons.MEASURED_KINDS[1],
+        tuple(KINDS),
+        default=MLP,
         format_func=lambda k: t(f"chart.kind.{k}"),
         required=True,
         key="learn_foresight",
     )
-    chart(charts.foresight(found, kind, t), "foresight", t("learn.scores.foresight.alt"))
+    ranked = learn_measure.finding(about, LAYERS, share=share, kinds=[BOTH]) if kind == BOTH else found
+    if ranked is not None:
+        chart(charts.foresight(ranked, kind, t), "foresight", t("learn.scores.foresight.alt"))
     st.markdown(t("learn.scores.text", **lessons.layer_numbers(found)))
     try_importance(about, "scores", "methods")

@@ -59,6 +59,7 @@ from .sensitivity import (
     matrix_corners,
     protection_curves,
     protection_grid,
+    protection_trained,
     split_curves,
 )
 from .sweep import sweep_curve, sweep_grid
@@ -103,6 +104,7 @@ __all__ = [
     "protection_curves",
     "protection_grid",
     "protection_reasons",
+    "protection_trained",
     "pruning_rates",
     "pruning_rates_data",
     "rank_scatter",

@@ -144,6 +144,35 @@ def protection_curves(finding, t: Translate) -> go.Figure:
     return _perplexity_over("ratio", traces, [finding.perplexity, *values], "protection", t)
 
 
+def protection_trained(finding, t: Translate) -> go.Figure:
+    """Perplexity of both cuts alone (hatched) and after the same training, bars for each ratio."""
+    reached = [point for point in finding.points if "difference" in point]
+    traces, values = [], [finding.perplexity]
+    for look, name in (("cut", "all"), ("protected", "protected")):
+        for stage, pattern in (("cut", "/"), ("trained", "")):
+            scenario = t(
+                f"chart.protection.{name}", first=finding.request.options["first"], last=finding.request.options["last"]
+            )
+            points = [point for point in reached if point[name][stage]["perplexity"] is not None]
+            perplexities = [point[name][stage]["perplexity"] for point in points]
+            values += perplexities
+            traces.append(
+                {
+                    "type": "bar",
+                    "name": t(f"chart.trained.{stage}", scenario=scenario),
+                    "x": [percent(point["ratio"]) for point in points],
+                    "y": perplexities,
+                    "marker": marker(look, pattern),
+                    "texttemplate": "%{y:,.4g}",
+                    "hovertemplate": hover(t("chart.trained.hover", ratio="%{x}", perplexity="%{y:,.4g}")),
+                    "meta": {"kind": f"{name}-{stage}"},
+                }
+            )
+    yaxis = {"title": t("chart.perplexity.axis"), "type": "log" if spans_decades(np.array(values)) else "linear"}
+    xaxis = {"title": t("chart.sweep.axis.ratio"), "type": "category"}
+    return figure_of(traces, t("chart.trained.title"), "trained", HEIGHT, xaxis=xaxis, yaxis=yaxis, barmode="group")
+
+
 def protection_grid(finding, t: Translate) -> go.Figure:
     """How the loss changes when n first and m last layers are spared instead of none, at the same number of parameters."""
     options = finding.request.options

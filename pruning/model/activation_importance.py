@@ -65,22 +65,21 @@ def _input_squares(linears: list[nn.Linear]) -> Iterator[dict[nn.Linear, torch.T
 
 def gate(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
     """I(u) = mean over samples of abs(a_s), [groups] float64 (Michel 2019). Independent of the batch size."""
-    return _over_samples(torch.abs, model, shape, calibration)
+    return gate_and_fisher(model, shape, calibration)[0]
 
 
 def fisher(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
     """I(u) = 1/2 mean over samples of a_s^2, [groups] float64 (Theis 2018; Kwon 2204.09656). Independent of the batch size."""
-    return _over_samples(lambda a: a.square() / 2, model, shape, calibration)
+    return gate_and_fisher(model, shape, calibration)[1]
 
 
-def _over_samples(
-    measure: Callable[[torch.Tensor], torch.Tensor], model: PreTrainedModel, shape: ModelShape, calibration: Calibration
-) -> np.ndarray:
-    """Mean over samples of measure(a_s), [groups] float64; a_s comes as [samples in the batch, groups of a block]."""
-    importance = np.zeros(GroupIndex(shape).size)
+def gate_and_fisher(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
+    """Both of these from one pass, [2, groups] float64."""
+    importance = np.zeros((2, GroupIndex(shape).size))
 
-    def collect(positions: slice, a: torch.Tensor) -> None:
-        importance[positions] += measure(a).sum(0).cpu().numpy()
+    def collect(positions: slice, a: torch.Tensor) -> None:  # [samples in the batch, groups of a block]
+        importance[0, positions] += a.abs().sum(0).cpu().numpy()
+        importance[1, positions] += a.square().sum(0).cpu().numpy() / 2
 
     with _gate_products(model, shape, calibration.layers, collect):
         for batch in calibration.batches(model):

@@ -12,7 +12,7 @@ A method is a function (model, shape, calibration) -> importance [groups], 0 for
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from ..errors import PruningError
 from ..planning.groups import GroupIndex, type_names
 from ..planning.shape import ModelShape
-from .activation_importance import fisher, gate, wanda
+from .activation_importance import fisher, gate, gate_and_fisher, wanda
 from .grouped_parameters import GroupedParameter, grouped_parameters
 from .loss import Calibration, OnProgress, gradients_for, summed_loss
 
@@ -45,14 +45,19 @@ def taylor(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) 
 
 
 def taylor_2nd(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
-    """I(u) = sum over theta in u of abs(theta * g_bar) + 1/2 theta^2 h, [groups] float64 (LLM-Pruner 2305.11627).
+    """I(u) = sum over theta in u of abs(theta * g_bar) + 1/2 theta^2 h, [groups] float64 (LLM-Pruner 2305.11627)."""
+    return taylor_both(model, shape, calibration)[1]
+
+
+def taylor_both(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> np.ndarray:
+    """`taylor` and `taylor_2nd` from one pass, [2, groups] float64.
 
     h is the mean over batches of the squared gradient of the batch's mean loss (diagonal Fisher), so the result depends
     on the batch size. The second term is linear in h: each batch is folded into the scores at once, no h is kept.
     """
     grouped = grouped_parameters(model, shape, calibration.layers)
     batch_count = math.ceil(len(calibration.samples) / calibration.batch_size)
-    importance = np.zeros(GroupIndex(shape).size)
+    first, second = np.zeros((2, GroupIndex(shape).size))
     g_bar: dict[nn.Parameter, torch.Tensor] = {}  # as it adds up
     share_of_all = 1.0  # of the samples, in the batch under way
 
@@ -60,7 +65,7 @@ def taylor_2nd(model: PreTrainedModel, shape: ModelShape, calibration: Calibrati
         """Runs when the batch's gradient of a parameter is complete: its part of the loss over all samples."""
         part = parameter.grad
         squared = (parameter.detach().float() * part.float()).square_().mul_(0.5 / share_of_all**2 / batch_count)
-        importance[g.positions] += g.sum_per_group(squared)
+        second[g.positions] += g.sum_per_group(squared)
         g_bar[parameter] = g_bar[parameter].add_(part) if parameter in g_bar else part
         parameter.grad = None  # the next batch's gradient takes this one's memory
 
@@ -71,8 +76,8 @@ def taylor_2nd(model: PreTrainedModel, shape: ModelShape, calibration: Calibrati
             share_of_all = len(batch) / len(calibration.samples)
             (summed_loss(model, batch) / calibration.predicted_tokens).backward()
         for g in grouped:
-            importance[g.positions] += g.sum_per_group((g.parameter.detach() * g_bar.pop(g.parameter)).abs_())
-    return importance
+            first[g.positions] += g.sum_per_group((g.parameter.detach() * g_bar.pop(g.parameter)).abs_())
+    return np.stack([first, first + second])
 
 
 @torch.no_grad()
@@ -102,6 +107,8 @@ IMPORTANCE_METHODS: dict[str, Callable[..., np.ndarray]] = {
     "gate": gate,
     "fisher": fisher,
 }
+# Methods that one pass gives both of.
+_BOTH_AT_ONCE = {("taylor", "taylor_2nd"): taylor_both, ("gate", "fisher"): gate_and_fisher}
 NEEDS_NO_SAMPLES = ("l1", "l2")
 DEPENDS_ON_BATCH_SIZE = ("taylor_2nd",)
 
@@ -120,12 +127,38 @@ def measure(
     `samples` int64 [samples, seq_len] are not looked at by methods of NEEDS_NO_SAMPLES. Raises PruningError for an unknown
     method, and when a score is not finite.
     """
-    if method not in IMPORTANCE_METHODS:
-        raise PruningError("method_unknown", method=method, choices=", ".join(IMPORTANCE_METHODS))
-    importance = IMPORTANCE_METHODS[method](model, shape, Calibration(samples, batch_size, on_progress, layers))
-    refuse_unless_finite(importance, shape)
+    [importance] = measure_at_once((method,), model, shape, samples, batch_size, on_progress, layers)
+    return importance
+
+
+def passes(methods: Sequence[str]) -> list[tuple[str, ...]]:
+    """The methods in their order, those together that one pass gives both of."""
+    left, found = list(methods), []
+    while left:
+        both = next((pair for pair in _BOTH_AT_ONCE if left[0] in pair and set(pair) <= set(left)), (left[0],))
+        found.append(both)
+        left = [method for method in left if method not in both]
+    return found
+
+
+def measure_at_once(
+    methods: tuple[str, ...],
+    model: PreTrainedModel,
+    shape: ModelShape,
+    samples: torch.Tensor,
+    batch_size: int,
+    on_progress: OnProgress = lambda done, total: None,
+    layers: range | None = None,
+) -> np.ndarray:
+    """`measure` of one method, or of two that `passes` gives together, [methods, groups] float64."""
+    if unknown := [method for method in methods if method not in IMPORTANCE_METHODS]:
+        raise PruningError("method_unknown", method=unknown[0], choices=", ".join(IMPORTANCE_METHODS))
+    compute = _BOTH_AT_ONCE[methods] if len(methods) > 1 else IMPORTANCE_METHODS[methods[0]]
+    importance = np.atleast_2d(compute(model, shape, Calibration(samples, batch_size, on_progress, layers)))
+    for of_method in importance:
+        refuse_unless_finite(of_method, shape)
     if layers is not None:
-        importance[~np.isin(GroupIndex(shape).layer_idx, np.array(layers))] = np.nan
+        importance[:, ~np.isin(GroupIndex(shape).layer_idx, np.array(layers))] = np.nan
     return importance
 
 

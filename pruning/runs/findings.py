@@ -6,6 +6,7 @@ A finding is named by all that its numbers depend on, so that the same question 
 goes on where it was.
 
     layers      one layer at a time        protection  all layers or protected ones, same number of parameters
+    trained     both of these after the same LoRA
     split       attention : MLP            grid        the same over how many first and last layers are protected
     strategies  layer-wise and global      inside      what single groups do            matrix  zeros or a smaller matrix
 """
@@ -18,16 +19,19 @@ from ..errors import PruningError
 from ..experiment import FINDINGS_FOLDER, Experiment, read_json, write_json
 from ..planning.allocation import default_cut_range
 from ..planning.group_table import GroupTable
-from ..planning.shape import ModelShape
+from ..planning.shape import ATTENTION, GROUP_TYPES, MLP, ModelShape
 
 FORMAT_VERSION = 1
 WAITING_FILE = "sensitivity_waiting.json"
-LAYERS, PROTECTION, GRID, SPLIT, STRATEGIES, INSIDE, MATRIX = EXPERIMENTS = (
-    *("layers", "protection", "grid", "split", "strategies", "inside", "matrix"),
+LAYERS, PROTECTION, TRAINED, GRID, SPLIT, STRATEGIES, INSIDE, MATRIX = EXPERIMENTS = (
+    *("layers", "protection", "trained", "grid", "split", "strategies", "inside", "matrix"),
 )
 WINDOWS = 64
 SHARE = 0.25
+BOTH = "both"  # attention and MLP of a layer at once
+KINDS = {ATTENTION: (ATTENTION,), MLP: (MLP,), BOTH: GROUP_TYPES}
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)
+TRAINED_RATIOS, TRAINED_SAMPLES = (0.2, 0.3), 500
 GRID_RATIO, STRATEGY_RATIO = 0.2, 0.25
 GRID_SIDE = (0, 1, 2, 3, 4, 6)  # protected layers at either end
 SPLIT_RATIOS = (0.1, 0.2, 0.3)
@@ -88,8 +92,9 @@ def default_options(kind: str, shape: ModelShape, seed: int = 0) -> dict:
     side = [count for count in GRID_SIDE if count < shape.num_layers / 3]
     middle = shape.num_layers // 2
     return {
-        LAYERS: {"share": SHARE, "samples": SCORED_SAMPLES},
+        LAYERS: {"share": SHARE, "samples": SCORED_SAMPLES, "kinds": list(GROUP_TYPES)},
         PROTECTION: {"strategy": "layer", "ratios": list(RATIOS), "seeds": seeds} | protected,
+        TRAINED: {"strategy": "layer", "ratios": list(TRAINED_RATIOS), "samples": TRAINED_SAMPLES} | protected,
         GRID: {"strategy": "layer", "ratio": _within_reach(shape, GRID_RATIO), "firsts": side, "lasts": side},
         SPLIT: {"ratios": list(SPLIT_RATIOS)},
         STRATEGIES: {"ratio": _within_reach(shape, STRATEGY_RATIO)},

@@ -6,36 +6,42 @@ the standard error of its mean over windows.
 
 import io
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from analysis import matrix_sizes
+from analysis import recovery as advised_training
 from analysis.method_comparison import spearman
-from analysis.perplexity import HeldOutText
+from analysis.perplexity import HeldOutText, perplexity
 from analysis.sensitivity import LayerWalk, Rise, perplexity_of, token_losses, window_losses, written_tokens
 
-from ..errors import PruningError
+from ..errors import Cancelled, PruningError
 from ..experiment import FINDINGS_FOLDER, LAYERS_FILE, Experiment, write_whole
 from ..model.calibration import CALIBRATION, draw_samples, load_corpus
 from ..model.checkpoint import LoadedModel
-from ..model.importance import IMPORTANCE_METHODS, NEEDS_NO_SAMPLES, measure
+from ..model.importance import IMPORTANCE_METHODS, NEEDS_NO_SAMPLES, measure_at_once, passes
 from ..model.layer_importance import LAYER_METHODS, measure_layers
 from ..model.masking import masked
+from ..model.model_source import DEMO
+from ..model.recovery import recover as train
+from ..model.surgery import cut
 from ..planning.equal_budget import lowest_of_layer
 from ..planning.group_table import GroupTable
 from ..planning.plan import PruningPlan
-from ..planning.shape import ATTENTION, GROUP_TYPES, MLP
+from ..planning.shape import ATTENTION, MLP
+from ..settings import SETTINGS
 from . import findings
-from .findings import Finding, Request, read_finding, write_finding
+from .findings import KINDS, Finding, Request, read_finding, write_finding
 from .learning_plans import protected_and_not, split_plans, strategy_plans, with_first_and_last_protected
+from .recovering import TrainingData, training_data, training_from_settings
 from .report import RunReport
 
-BOTH = "both"
-KINDS = {ATTENTION: (ATTENTION,), MLP: (MLP,), BOTH: GROUP_TYPES}
 _SHOWN_CHANNELS, _SHOWN_TOKENS = 3, 8
 
 
@@ -117,19 +123,24 @@ class _Run:
 
     # scores -----------------------------------------------------------------------------------------------------------
 
-    def importance(self, method: str, seed: int, count: int) -> np.ndarray:
-        """Importance of every group by `method` on `count` calibration windows, [groups]; kept for the next question."""
-        settings = self.experiment.settings
+    def importance(self, methods: tuple[str, ...], seed: int, count: int) -> list[np.ndarray]:
+        """Importance of every group by methods that one pass gives, on `count` calibration windows, [groups] each.
+
+        Kept for the next question.
+        """
+        paths = [self._kept_importance(method, seed, count) for method in methods]
+        if not all(path.exists() for path in paths):
+            with self.report.step("gradients", count, "samples", detail=f"groups by {' and '.join(methods)}, seed {seed}"):
+                samples = self._samples(seed, 1 if methods[0] in NEEDS_NO_SAMPLES else count)
+                shape, size = self.loaded.header.shape, self.experiment.settings["gradient_batch_size"]
+                measured = measure_at_once(methods, self.loaded.model, shape, samples, size, self.report.progress)
+            for path, importance in zip(paths, measured, strict=True):
+                _write_array(path, importance)
+        return [np.load(path) for path in paths]
+
+    def _kept_importance(self, method: str, seed: int, count: int) -> Path:
         key = Request(method, {"seed": seed, "count": count}, self.wanted.basis | {"table": None, "windows": None})
-        path = self.experiment.path(FINDINGS_FOLDER, key.file.replace(".json", ".npy"))
-        if path.exists():
-            return np.load(path)
-        with self.report.step("gradients", count, "samples", detail=f"groups by {method}, seed {seed}"):
-            samples = self._samples(seed, 1 if method in NEEDS_NO_SAMPLES else count)
-            shape, size = self.loaded.header.shape, settings["gradient_batch_size"]
-            importance = measure(method, self.loaded.model, shape, samples, size, self.report.progress)
-        _write_array(path, importance)
-        return importance
+        return self.experiment.path(FINDINGS_FOLDER, key.file.replace(".json", ".npy"))
 
     def layer_importance(self, method: str, seed: int, count: int) -> np.ndarray:
         """Importance of every layer by `method`, [layers]; the experiment's own where it was measured by this method."""
@@ -146,7 +157,8 @@ class _Run:
         settings, method = self.experiment.settings, self.table.source.get("method")
         if seed == settings["seed"] or method not in IMPORTANCE_METHODS:
             return self.table
-        return replace(self.table, importance=self.importance(method, seed, settings["num_samples"]))
+        [importance] = self.importance((method,), seed, settings["num_samples"])
+        return replace(self.table, importance=importance)
 
     def _samples(self, seed: int, count: int):
         return draw_samples(self._corpus, self.loaded.tokenizer, count, self.experiment.settings["seq_len"], seed)
@@ -157,18 +169,18 @@ class _Run:
 
 def _layers(run: _Run) -> None:
     """Each layer cut alone, masked, and which scores foresaw the rise."""
-    model, layers = run.loaded.model, run.table.shape.num_layers
-    windows, total = len(run.text.windows), layers * len(KINDS) * len(run.text.windows)
+    model, layers, kinds = run.loaded.model, run.table.shape.num_layers, run.options["kinds"]
+    windows, total = len(run.text.windows), layers * len(kinds) * len(run.text.windows)
     with run.report.step("perplexity", total, "windows", detail="one layer at a time"):
         walk = LayerWalk(model, run.text.windows, run.batch_size)
         run.note_whole(walk.whole)
         for layer in range(layers):
             new = []
-            for number, (kind, blocks) in enumerate(KINDS.items()):
+            for number, kind in enumerate(kinds):
                 if run.finding.point(layer=layer, kind=kind):
                     continue
-                begun = windows * (layer * len(KINDS) + number)
-                plan = lowest_of_layer(run.table, layer, blocks, run.options["share"])
+                begun = windows * (layer * len(kinds) + number)
+                plan = lowest_of_layer(run.table, layer, KINDS[kind], run.options["share"])
                 with masked(model, plan):
                     losses = walk.losses(lambda done, _, begun=begun: run.report.progress(begun + done, total))
                 new.append({"layer": layer, "kind": kind} | _cut(plan) | _rise(walk.whole, losses))
@@ -187,24 +199,25 @@ def _foresee(run: _Run) -> None:
     seed, count = run.experiment.settings["seed"], run.options["samples"]
     foreseen = dict(run.finding.whole.get("foreseen", {}))
     cuts = {
-        kind: [lowest_of_layer(run.table, layer, blocks, run.options["share"]) for layer in range(run.table.shape.num_layers)]
-        for kind, blocks in KINDS.items()
+        kind: [
+            lowest_of_layer(run.table, layer, KINDS[kind], run.options["share"]) for layer in range(run.table.shape.num_layers)
+        ]
+        for kind in run.options["kinds"]
     }
-    for method in (*IMPORTANCE_METHODS, *LAYER_METHODS):
-        if method in foreseen:
-            continue
-        if method in IMPORTANCE_METHODS:
-            importance = run.importance(method, seed, count)
-            of_kind = {kind: [float(importance[~plan.kept].sum()) for plan in plans] for kind, plans in cuts.items()}
-        else:
-            of_kind = dict.fromkeys(KINDS, run.layer_importance(method, seed, count).tolist())
-        foreseen[method] = of_kind
+    for methods in passes([method for method in IMPORTANCE_METHODS if method not in foreseen]):
+        for method, importance in zip(methods, run.importance(methods, seed, count), strict=True):
+            foreseen[method] = {kind: [float(importance[~plan.kept].sum()) for plan in plans] for kind, plans in cuts.items()}
         run.keep(whole={"foreseen": foreseen})
+    for method in LAYER_METHODS:
+        if method not in foreseen:
+            foreseen[method] = dict.fromkeys(cuts, run.layer_importance(method, seed, count).tolist())
+            run.keep(whole={"foreseen": foreseen})
     measured = {
-        kind: np.array([run.finding.point(layer=i, kind=kind)["rise"] for i in range(len(cuts[kind]))]) for kind in KINDS
+        kind: np.array([run.finding.point(layer=i, kind=kind)["rise"] for i in range(len(plans))])
+        for kind, plans in cuts.items()
     }
     correlations = {
-        method: {kind: _number(spearman(np.array(of_kind[kind]), measured[kind])) for kind in KINDS}
+        method: {kind: _number(spearman(np.array(of_kind[kind]), measured[kind])) for kind in cuts}
         for method, of_kind in foreseen.items()
     }
     run.keep(whole={"spearman": correlations})
@@ -237,6 +250,56 @@ def _compared(run: _Run, seed: int, ratio: float, place: int, places: int) -> di
     for name, plan, found in zip(("all", "protected"), plans, losses, strict=True):
         point[name] = _cut(plan) | _rise(run.whole, found)
     return point | {"difference": _named(Rise.between(*losses))}
+
+
+def _trained(run: _Run) -> None:
+    """Both scenarios cut for real, each trained by the same LoRA on the same text; one calibration seed."""
+    options = run.options
+    todo = [ratio for ratio in options["ratios"] if not run.finding.point(ratio=ratio)]
+    run.note_whole(run.whole)
+    settings = _same_training(run)
+    data = training_data(settings, run.loaded, run.text)
+    for ratio in todo:
+        try:
+            plans = protected_and_not(run.table, ratio, options["strategy"], options["first"], options["last"])
+        except PruningError as error:
+            run.keep({"ratio": ratio, "reason": error.content})
+            continue
+        point, trained = {"ratio": ratio}, []
+        for name, plan in zip(("all", "protected"), plans, strict=True):
+            with run.report.step("perplexity", 0, "windows", detail=f"{ratio:.0%}, {name}"):
+                cut_alone = _rise(run.whole, run.losses(plan))
+            trained.append(_losses_after_training(run, plan, settings, data, f"{ratio:.0%}, {name}"))
+            point[name] = _cut(plan) | {"cut": cut_alone, "trained": _rise(run.whole, trained[-1])}
+        run.keep(point | {"difference": _named(Rise.between(*trained))})
+
+
+def _same_training(run: _Run) -> dict:
+    """Settings of the light recipe; what is reported stays out of what the best state is chosen by."""
+    known = run.experiment.settings
+    recipe = advised_training.recipe("light", known["base_model"] == DEMO)
+    own = {"finetune_samples": run.options["samples"], "eval_windows": len(run.text.windows)}
+    return known | {name: setting.default for name, setting in SETTINGS.items() if setting.group == "recovery"} | recipe | own
+
+
+def _losses_after_training(run: _Run, plan: PruningPlan, settings: dict, data: TrainingData, detail: str) -> np.ndarray:
+    """Losses of the model that a plan cuts and LoRA trains, [windows]; the loaded model stays as it is."""
+    pruned = cut(run.loaded.model, plan)
+    for parameter in pruned.parameters():  # what a cut keeps whole it shares with the loaded model
+        parameter.data = parameter.data.clone()
+    training = training_from_settings(settings, len(data.text))
+    with run.report.step("recovery", training.steps, "steps", detail=detail), tempfile.TemporaryDirectory() as folder:
+        result = train(
+            pruned,
+            data.text,
+            training,
+            Path(folder),
+            lambda model: perplexity(model, data.validation, run.batch_size, lambda *_: run.report.check_cancelled()),
+            lambda point: run.report.progress(point.step, training.steps),
+        )
+    if result.was_cancelled:
+        raise Cancelled()
+    return window_losses(result.model, run.text.windows, run.batch_size)
 
 
 def _grid(run: _Run) -> None:
@@ -345,6 +408,7 @@ def _matrix(run: _Run) -> None:
 _EXPERIMENTS = {
     findings.LAYERS: _layers,
     findings.PROTECTION: _protection,
+    findings.TRAINED: _trained,
     findings.GRID: _grid,
     findings.SPLIT: _split,
     findings.STRATEGIES: _strategies,

@@ -8,7 +8,7 @@ import pytest
 from analysis import charts, lessons
 from analysis.sensitivity import Rise
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP, ModelShape
-from pruning.runs.findings import GRID, LAYERS, PROTECTION, SPLIT, Finding, Request
+from pruning.runs.findings import GRID, KINDS, LAYERS, PROTECTION, SPLIT, TRAINED, Finding, Request
 from tests.tiny_models import tiny_config
 from ui.translation import t
 
@@ -61,15 +61,33 @@ def test_curves_show_means_and_the_spread_of_the_seeds():
     assert everywhere.error_y.array[0] == everywhere.error_y.arrayminus[0] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("mean", "is_clear", "verdict"), [(-0.1, True, "helps"), (0.1, True, "hurts"), (0.1, False, "unclear")]
+)
+def test_after_the_same_training_the_verdict_is_that_of_the_trained_models(mean, is_clear, verdict):
+    def both(cut: float, trained: float) -> dict:
+        return {"cut": {"perplexity": cut}, "trained": {"perplexity": trained}}
+
+    difference = {"mean": mean, "error": 0.01, "is_clear": is_clear}
+    point = {"ratio": 0.2, "all": both(25.0, 22.0), "protected": both(24.0, 21.5), "difference": difference}
+    unreached = {"ratio": 0.9, "reason": "too much"}
+    found = Finding(Request(TRAINED, {"first": 3, "last": 2}, {}), perplexity=20.0, points=[point, unreached])
+    [row] = lessons.trained_verdicts(found)
+    assert (row["verdict"], row["all"], row["protected"], row["difference"]) == (verdict, 22.0, 21.5, mean)
+    shown = [(trace.meta["kind"], trace.y[0]) for trace in charts.protection_trained(found, t).data]
+    assert shown == [("all-cut", 25.0), ("all-trained", 22.0), ("protected-cut", 24.0), ("protected-trained", 21.5)]
+    assert row.pop("verdict") and t(f"learn.trained.ratio.{verdict}", **row)
+
+
 def test_bars_of_layers_begin_at_the_whole_model_and_end_at_the_perplexity_of_the_cut():
     points = [
         {"layer": layer, "kind": kind, "perplexity": 10.0 + layer + number, "rise": layer + number, "error": 0.1, "removed": 5}
         for layer in range(3)
-        for number, kind in enumerate(lessons.MEASURED_KINDS)
+        for number, kind in enumerate(KINDS)
     ]
-    foreseen = {"l1": {kind: [1.0, 2.0, 3.0] for kind in lessons.MEASURED_KINDS}}
-    foreseen["l2"] = {kind: [3.0, 2.0, 1.0] for kind in lessons.MEASURED_KINDS}
-    correlations = {"l1": dict.fromkeys(lessons.MEASURED_KINDS, 1.0), "l2": dict.fromkeys(lessons.MEASURED_KINDS, -1.0)}
+    foreseen = {"l1": {kind: [1.0, 2.0, 3.0] for kind in KINDS}}
+    foreseen["l2"] = {kind: [3.0, 2.0, 1.0] for kind in KINDS}
+    correlations = {"l1": dict.fromkeys(KINDS, 1.0), "l2": dict.fromkeys(KINDS, -1.0)}
     found = Finding(
         Request(LAYERS, {}, {}), perplexity=9.0, points=points, whole={"foreseen": foreseen, "spearman": correlations}
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.model.importance import IMPORTANCE_METHODS, measure
+from pruning.model.importance import IMPORTANCE_METHODS, measure, measure_at_once, passes
 from pruning.planning.shape import ModelShape
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
 
@@ -162,3 +162,13 @@ def test_measuring_leaves_the_model_as_it_was(method):
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("both", [("taylor", "taylor_2nd"), ("gate", "fisher")])
+def test_what_one_pass_gives_both_of_is_what_each_gives_alone(both):
+    model, samples = tiny_model("llama"), random_ids(5, 12)
+    shape = ModelShape.from_config(model.config.to_dict())
+    assert both in passes(IMPORTANCE_METHODS)
+    together = measure_at_once(both, model, shape, samples, 2)
+    for method, importance in zip(both, together, strict=True):
+        np.testing.assert_allclose(importance, measure(method, model, shape, samples, 2), rtol=1e-6)

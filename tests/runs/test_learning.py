@@ -14,14 +14,15 @@ from pruning.experiment import Experiment
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.model.surgery import cut
 from pruning.planning.shape import ATTENTION, MLP
-from pruning.runs import findings, judging, learning, steps
-from pruning.runs.findings import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, Finding
+from pruning.runs import findings, judging, learning, loading, steps
+from pruning.runs.findings import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED, Finding
 from pruning.runs.learning_plans import protected_and_not, split_plans
 from pruning.runs.status import read_status, request_cancel
 
 OPTIONS = {
-    LAYERS: {"share": 0.25, "samples": 2},
+    LAYERS: {"share": 0.25, "samples": 2, "kinds": ["attention", "mlp", "both"]},
     PROTECTION: {"ratios": [0.01, 0.03], "seeds": [0, 1]},
+    TRAINED: {"ratios": [0.02, 0.9], "samples": 8},
     GRID: {"ratio": 0.03, "firsts": [0, 1], "lasts": [0, 1]},
     SPLIT: {"ratios": [0.02]},
     STRATEGIES: {"ratio": 0.03},
@@ -160,6 +161,27 @@ def test_protect_or_not_is_the_loss_of_the_models_that_would_be_cut(experiment, 
         assert point[name]["perplexity"] == pytest.approx(math.exp(expected.mean()), rel=1e-4)
     assert point["difference"]["mean"] == pytest.approx((losses[1] - losses[0]).mean(), abs=1e-4)
     assert point["all"] != found.point(seed=1, ratio=0.03)["all"]  # another calibration, another choice
+
+
+def test_after_training_both_scenarios_are_the_trained_models_that_were_cut(experiment, loaded, windows):
+    found = find_out(experiment, TRAINED)
+    point, unreached = found.points
+    options = found.request.options
+    plans = protected_and_not(experiment.read_table(), 0.02, "layer", options["first"], options["last"])
+    for name, plan in zip(("all", "protected"), plans, strict=True):
+        by_hand = losses_by_hand(cut(loaded.model, plan), windows)
+        assert point[name]["cut"]["perplexity"] == pytest.approx(math.exp(by_hand.mean()), rel=1e-4)
+        assert point[name]["trained"]["perplexity"] != pytest.approx(point[name]["cut"]["perplexity"], rel=1e-6)
+    difference = point["protected"]["trained"]["rise"] - point["all"]["trained"]["rise"]
+    assert point["difference"]["mean"] == pytest.approx(difference)
+    assert unreached["ratio"] == 0.9 and "cannot be removed" in unreached["reason"]["message"]
+
+
+def test_what_is_trained_leaves_the_loaded_model_as_it_was(experiment, loaded):
+    find_out(experiment, TRAINED)
+    warm = loading.warm_model(open_checkpoint(experiment.settings["base_model"]), experiment.settings).model
+    for (name, ours), theirs in zip(warm.named_parameters(), loaded.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0, msg=name)
 
 
 def test_the_grid_without_protection_differs_by_nothing(experiment):
