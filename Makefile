@@ -1,6 +1,7 @@
 # make app     set up and open the app on http://localhost:8501
 # make test    set up and run every test
 # make test-gguf  also build llama.cpp, and hold exported GGUF files against it
+# make pictures  walk the road in a browser, and make the README's pictures of it
 # make lint    check the code's form
 # make clean   remove the environment and caches; experiments in prune_log/ stay
 #
@@ -19,7 +20,7 @@ TESTS_READY := $(VENV)/.requirements-dev
 GGUF_READY := $(VENV)/.requirements-gguf
 RETRY := make $(or $(MAKECMDGOALS),app)
 
-.PHONY: app test test-gguf lint clean check-port check-chromium
+.PHONY: app test test-gguf pictures lint clean check-port check-chromium
 .DELETE_ON_ERROR:
 
 app: $(APP_READY) check-port
@@ -32,6 +33,10 @@ test: $(TESTS_READY) check-chromium
 
 test-gguf: $(GGUF_READY) $(TESTS_READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/export/test_llama_cpp.py $(PYTEST_ARGS)
+
+pictures: $(TESTS_READY) check-chromium
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest tests/browser/test_road.py $(PYTEST_ARGS)
+	"$(PY)" -m tests.browser.pictures
 
 lint: $(TESTS_READY)
 	"$(PY)" -m ruff check .

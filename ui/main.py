@@ -15,6 +15,7 @@ from ui.translation import error_text, t  # noqa: E402
 
 language.restore()
 st.set_page_config(page_title=t("app.title"), page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
+st.logo(str(ROOT / "assets" / "logo.svg"), size="large", icon_image=str(ROOT / "assets" / "icon.svg"))
 st.html(ROOT / "ui" / "app.css")
 workspace.restore()
 

@@ -91,10 +91,11 @@ def default_options(kind: str, shape: ModelShape, seed: int = 0) -> dict:
     seeds = [seed + number for number in range(SEEDS)]
     side = [count for count in GRID_SIDE if count < shape.num_layers / 3]
     middle = shape.num_layers // 2
+    trained = sorted({_within_reach(shape, ratio) for ratio in TRAINED_RATIOS})
     return {
         LAYERS: {"share": SHARE, "samples": SCORED_SAMPLES, "kinds": list(GROUP_TYPES)},
         PROTECTION: {"strategy": "layer", "ratios": list(RATIOS), "seeds": seeds} | protected,
-        TRAINED: {"strategy": "layer", "ratios": list(TRAINED_RATIOS), "samples": TRAINED_SAMPLES} | protected,
+        TRAINED: {"strategy": "layer", "ratios": trained, "samples": TRAINED_SAMPLES} | protected,
         GRID: {"strategy": "layer", "ratio": _within_reach(shape, GRID_RATIO), "firsts": side, "lasts": side},
         SPLIT: {"ratios": list(SPLIT_RATIOS)},
         STRATEGIES: {"ratio": _within_reach(shape, STRATEGY_RATIO)},

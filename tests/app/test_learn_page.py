@@ -10,7 +10,7 @@ from analysis import lessons
 from pruning.experiment import Experiment
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.runs import findings
-from pruning.runs.findings import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, Finding
+from pruning.runs.findings import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED, Finding
 from pruning.runs.jobs import queue
 from pruning.runs.status import read_status
 from tests.runs.learned import learn_all
@@ -110,7 +110,11 @@ def test_chapter_3_counts_roots_and_gives_the_perplexities_of_both_scenarios(cha
         assert f"- {row['ratio']:.0%}" in words(at) and f"Perplexity {row['protected']:.2f}" in words(at)
     best = lessons.best_of_grid(found(root, name, GRID))
     assert f"first {best['first']} and last {best['last']} layers: perplexity {best['perplexity']:.2f}" in words(at)
-    assert {"learn_rates", "protection", "protection_grid"} <= set(figures(at))
+    trained = lessons.trained_verdicts(found(root, name, TRAINED))
+    assert trained
+    for row in trained:
+        assert f"Perplexity {row['protected']:.2f} with" in words(at) and f"{row['all']:.2f} without (cut alone" in words(at)
+    assert {"learn_rates", "protection", "protection_trained", "protection_grid"} <= set(figures(at))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -141,6 +145,9 @@ def test_chapter_6_names_the_layers_that_matter_most_and_the_scores_that_foresaw
     best = max(result.whole["spearman"], key=lambda method: result.whole["spearman"][method][MLP] or -2)
     assert f"by `{best}` for the MLP ({result.whole['spearman'][best][MLP]:+.2f})" in words(at)
     assert len(figures(at)["foresight"].data[0].y) == 11
+    at.segmented_control(key="learn_foresight").set_value(BOTH).run()
+    at_once = found(root, name, LAYERS, kinds=[BOTH]).whole["spearman"]
+    assert f"fisher ({at_once['fisher'][BOTH]:+.2f})" in figures(at)["foresight"].data[0].y
 
 
 def test_a_chapter_ends_with_something_to_try_on_the_right_page(chapter):

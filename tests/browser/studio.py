@@ -28,6 +28,8 @@ SCREENS = tuple(_PATHS)
 JOB_SECONDS = 240
 AS_A_HAND = 100  # ms that a button of the mouse is held; Plotly looks every 50 ms what is under it
 _REACHES_THE_SERVER = 100  # ms
+WINDOW = {"width": 1280, "height": 800}
+FRAMES = Path(__file__).parent / "screenshots" / "frames"
 
 
 def sentence(key: str, language: str = "en", **values) -> str:
@@ -77,6 +79,11 @@ class Studio:
     def follow(self, key: str, screen: str) -> None:
         """Clicks a link that leads to a screen."""
         self.page.get_by_role("link", name=self.said(key), exact=True).click()
+        self._arrive(screen)
+
+    def follow_the_tour(self, screen: str) -> None:
+        """Clicks the link to the next stop of the guided tour."""
+        self.page.get_by_role("link", name=self.said("tour.next", page=self.said(f"{screen}.title"))).click()
         self._arrive(screen)
 
     def _arrive(self, screen: str) -> None:
@@ -210,11 +217,29 @@ class Studio:
         self.page.screenshot(path=self.screenshots / f"{name}.png")
         self.page.set_viewport_size(usual)
 
+    def frame(self, name: str, at: str | None = None) -> None:
+        """A picture of what a usual window shows, scrolled to the heading with these words: one of the README's animation."""
+        self.settle()
+        self._charts_are_drawn()
+        usual = self.page.viewport_size
+        self.page.set_viewport_size(WINDOW)
+        main = self.page.get_by_test_id("stMain")
+        if at is None:
+            main.evaluate("main => main.scrollTo(0, 0)")
+        else:
+            self.page.get_by_role("heading", name=self.pattern(at)).evaluate("heading => heading.scrollIntoView()")
+        self.settle()
+        FRAMES.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=FRAMES / f"{name}.png")
+        self.page.set_viewport_size(usual)
+
     def _charts_are_drawn(self) -> None:
         self.page.wait_for_function(
             """() => [...document.querySelectorAll('.plotly-view')].every(place => {
                 const chart = place.querySelector('.js-plotly-plot')
                 return chart?._fullData?.some(trace => (trace.y ?? trace.z ?? trace.dimensions)?.length)
-                    && chart.querySelector('.barlayer path, .heatmaplayer image, .scatterlayer path, .gl-canvas, .parcoords')
+                    && chart.querySelector(
+                        '.barlayer path, .heatmaplayer image, .scatterlayer :is(path, text), .gl-canvas, .parcoords'
+                    )
             })"""
         )

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 from tests.browser.reference import greedy_plan, logits_elsewhere, masked_logits
 from tests.browser.studio import JOB_SECONDS, SCREENS, Studio, sentence, wait_until
+from ui import tour
 
 DEMO_PARAMETERS, NUM_LAYERS = 6_561_920, 32
 ATTENTION_GROUP_COST, MLP_CHANNEL_COST = 10_240, 384
@@ -28,13 +29,21 @@ def test_the_whole_road(studio: Studio, server, new_context, tmp_path):
     see_the_model(studio)
     experiment = measure_importance(studio, server.output_root)
     layers = shape_a_plan(studio, experiment, tmp_path)
+    studio.frame("4_plan")
     a_link_opens_the_same_plan(studio, new_context)
     use_the_plan(studio, experiment, layers)
     cut(studio)
     studio.screenshot("prune")
+    studio.frame("6_cut", at="prune.result")
     read_what_changed(studio, experiment, layers, tmp_path)
+    studio.follow_the_tour("export")
+    at_stop(studio, "export")
     home = take_home(studio, experiment, tmp_path)
     studio.screenshot("export")
+    studio.frame("7_export")
+    studio.follow_the_tour("learn")
+    at_stop(studio, "learn")
+    studio.frame("8_learn")
     loads_elsewhere_with_the_same_logits(home, layers)
 
 
@@ -54,13 +63,14 @@ def test_a_plan_edited_by_hand_cuts_attention(studio: Studio, server, tmp_path):
     loads_elsewhere_with_the_same_logits(home, layers)
 
 
-def test_links_open_every_screen_of_the_experiment_in_the_dark(studio: Studio, server, new_context):
-    other = Studio(new_context(color_scheme="dark").new_page(), server.url, studio.screenshots)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_links_open_every_screen_of_the_experiment_in_the_dark(studio: Studio, server, new_context, language):
+    other = Studio(new_context(color_scheme="dark").new_page(), server.url, studio.screenshots, language)
     for screen in SCREENS:
-        other.open(screen, experiment=first_experiment(server.output_root).name)
-        expect(other.page.get_by_text(sentence("explain.title"))).to_be_visible()
+        other.open(screen, experiment=first_experiment(server.output_root).name, lang=language)
+        expect(other.page.get_by_text(other.said("explain.title"))).to_be_visible()
         expect(other.alerts()).to_have_count(0)
-        other.screenshot(f"{screen}_dark" if screen != "recover" else "recover_form_dark")
+        other.screenshot("_".join([screen if screen != "recover" else "recover_form", "dark", language]))
     other.page.close()
 
 
@@ -69,11 +79,20 @@ def test_no_request_left_this_machine(studio: Studio, server):
     assert server.requested and not elsewhere
 
 
+def at_stop(studio: Studio, screen: str) -> None:
+    """The guided tour says where it is and what to do."""
+    number, count = tour.STOPS.index(screen) + 1, len(tour.STOPS)
+    said = sentence(f"tour.{screen}", number=number, count=count).replace("*", "")
+    expect(studio.page.locator(".st-key-tour_stop")).to_contain_text(said)
+
+
 # stretches of the road ------------------------------------------------------------------------------------------------
 
 
 def see_the_model(studio: Studio) -> None:
-    studio.open("model")
+    studio.open("model", tour="true")
+    at_stop(studio, "model")
+    studio.frame("1_model")
     for label, value in (
         ("model.parameters", "6,561,920"),
         ("model.layers", "32"),
@@ -91,7 +110,9 @@ def see_the_model(studio: Studio) -> None:
 
 def measure_importance(studio: Studio, output_root: Path) -> Path:
     """With the settings that stand there: 128 windows of 128 tokens. Returns the experiment's folder."""
-    studio.go("importance")
+    studio.follow_the_tour("importance")
+    at_stop(studio, "importance")
+    studio.frame("2_measure")
     expect(studio.field("setting.num_samples")).to_have_value("128")
     expect(studio.field("setting.seq_len")).to_have_value("128")
     studio.screenshot("importance_empty")
@@ -107,13 +128,15 @@ def measure_importance(studio: Studio, output_root: Path) -> Path:
     expect(studio.page.get_by_text("128 windows of 128 tokens of python-stdlib")).to_be_visible()
     studio.sees_charts(3)
     studio.screenshot("importance")
+    studio.frame("3_importance", at="importance.result")
     return experiment
 
 
 def shape_a_plan(studio: Studio, experiment: Path, tmp_path: Path) -> list[dict]:
     """Moves the ratio with the keyboard, protects a layer by name; returns the groups that stay by an own calculation."""
     table = pd.read_csv(experiment / "global_group_table.csv")
-    studio.go("plan")
+    studio.follow_the_tour("plan")
+    at_stop(studio, "plan")
     default = greedy_plan(table, 0.25, (0, 1, 2, 30, 31), DEMO_PARAMETERS)
     expect(studio.metric("plan.parameters")).to_have_text(f"{parameters_of(default):,}")
     ratio = studio.page.get_by_role("slider", name=sentence("setting.pruning_ratio"))
@@ -171,6 +194,8 @@ def a_link_opens_the_same_plan(studio: Studio, new_context) -> None:
 def use_the_plan(studio: Studio, experiment: Path, layers: list[dict]) -> None:
     studio.press("plan.save")
     studio.follow("plan.next", "prune")
+    at_stop(studio, "prune")
+    studio.frame("5_prune")
     assert kept_in(experiment / "plan.json") == layers
     pruned = pd.read_csv(experiment / "groups_to_prune.csv")
     assert pruned["cost"].sum() == DEMO_PARAMETERS - parameters_of(layers)

@@ -8,9 +8,13 @@ from pruning.experiment import Experiment
 from pruning.export.hugging_face import save_model
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.runs import findings, steps
-from pruning.runs.findings import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES
+from pruning.runs.findings import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED
 from tests.runs.quick_runs import VOCABULARY, new_experiment, quick_settings, write_text
 from tests.tiny_models import tiny_model
+
+# What the chapters ask for as they open, and what they offer besides.
+ASKED = ((MATRIX, {}), (INSIDE, {}), (PROTECTION, {}), (TRAINED, {}), (GRID, {}), (STRATEGIES, {}), (SPLIT, {}), (LAYERS, {}))
+ASKED += ((LAYERS, {"share": 0.25, "kinds": [BOTH]}),)
 
 
 def learn_all(root: Path, name: str, model_folder: Path, sizes: dict) -> Experiment:
@@ -22,7 +26,7 @@ def learn_all(root: Path, name: str, model_folder: Path, sizes: dict) -> Experim
         root, name, quick_settings(model_folder, text, layer_importance_samples=2, gradient_batch_size=16)
     )
     steps.run("measure", experiment)
-    for kind in (MATRIX, INSIDE, PROTECTION, GRID, STRATEGIES, SPLIT, LAYERS):
-        findings.ask(experiment, findings.request(experiment, experiment.read_table(), kind))
+    for kind, options in ASKED:
+        findings.ask(experiment, findings.request(experiment, experiment.read_table(), kind, **options))
         steps.run("learn", experiment)
     return experiment
