@@ -12,7 +12,6 @@ from ..lessons import foresight_ranks, mean_by_ratio
 from .frame import (
     COLOURS,
     HEIGHT,
-    PATTERNS,
     SMALL,
     TEXT,
     Translate,
@@ -359,7 +358,7 @@ def budget_filled(gone, t: Translate) -> go.Figure:
             "name": t(f"chart.kind.{kind}"),
             "x": [getattr(gone, kind).parameters],
             "y": [""],
-            "marker": {"color": COLOURS[kind], "pattern": {"shape": PATTERNS[kind]}},
+            "marker": marker(kind),
             "hovertemplate": hover(
                 t(
                     "chart.budget.hover",
