@@ -33,8 +33,8 @@ class Repair:
     @property
     def bound_bytes(self) -> int:
         gram = _FLOAT32 * self.inputs**2
-        # Half of the columns stay, so that three quarters of a Gram matrix are copied; the weights and their change.
-        solving = gram * 7 // 4 + 4 * _FLOAT32 * HIDDEN * self.inputs
+        # Half of the columns stay: a quarter of the Gram matrix, and the factor of it; the weights and their change.
+        solving = gram * 3 // 2 + 4 * _FLOAT32 * HIDDEN * self.inputs
         collecting = gram + _FLOAT32 * BATCH * WINDOW * (6 * self.inputs + 8 * HIDDEN)
         return max(solving, collecting)  # however many tokens
 

@@ -8,10 +8,10 @@
       h -> cut layer -> h of the next
 
 K are the columns that stay, P those that went. Needs the source and the cut model side by side (they share what was not
-cut). Beyond them memory holds one layer's Gram matrix and its solution (float32, at most four times inputs x inputs), one
-layer's activations for one batch, and the hidden states of all calibration tokens on the CPU (tokens x hidden size, in the
-model's number format: 0.5 GiB for 65,536 tokens of an 8B model). To carry them costs that memory and saves running all
-earlier layers again for each layer. Knows nothing about why a column went.
+cut). Beyond them memory holds one Gram matrix (float32, inputs x inputs) with the kept part of it twice, or one layer's
+activations for one batch. The hidden states of all calibration tokens lie in a temporary file (tokens x hidden size, in the
+model's number format: 0.5 GiB for 65,536 tokens of an 8B model), which saves running all earlier layers again for each
+layer. Knows nothing about why a column went.
 """
 
 import contextlib
@@ -236,13 +236,13 @@ def _repair(
     """Writes the repaired columns into `projection`; `source` holds all columns as they were."""
     matrix = "o_proj" if group_type == ATTENTION else "down_proj"
     kept = torch.from_numpy(input_columns(plan, layer_idx, group_type)).to(gram.device)
-    removed = torch.ones(len(gram), dtype=torch.bool, device=gram.device).index_fill_(0, kept, False)
+    removed = torch.ones(len(gram), dtype=torch.bool, device=gram.device).index_fill_(0, kept, False).nonzero().flatten()
     weight = source.weight.float()  # [outputs, inputs]
     change = weight.clone()  # of the output's weights: W - W', 0 for a column that stays as it is
     change[:, kept] = 0
     size_of_output, before = _norm(weight, gram), _norm(change, gram)
-    right_side = gram[kept][:, removed] @ weight[:, removed].T  # G_KP W_P', [K, outputs]
-    solution, damping = _solve(gram[kept][:, kept], right_side, gram.diagonal().mean().item())
+    right_side = gram[kept[:, None], removed] @ weight[:, removed].T  # G_KP W_P', [K, outputs]
+    solution, damping = _solve(gram[kept[:, None], kept], right_side, gram.diagonal().mean().item())
     if solution is None:
         raise PruningError("repair_not_finite", layer=layer_idx, matrix=matrix)
     projection.weight.copy_(weight[:, kept] + solution.T)
@@ -253,14 +253,17 @@ def _repair(
 
 
 def _solve(gram: torch.Tensor, right_side: torch.Tensor, mean_diagonal: float) -> tuple[torch.Tensor | None, float]:
-    """inv(gram + damping * mean_diagonal * I) @ right_side and the damping that made it possible; None where none does."""
-    damping = DAMPING
+    """inv(gram + damping * mean_diagonal * I) @ right_side and the damping that made it possible; None where none does.
+
+    The diagonal of `gram` is overwritten.
+    """
+    damping, diagonal = DAMPING, gram.diagonal().clone()
     while damping <= _MOST:
-        damped = gram.clone()
-        damped.diagonal().add_(damping * mean_diagonal)
-        factor, fault = torch.linalg.cholesky_ex(damped)
+        gram.diagonal().copy_(diagonal + damping * mean_diagonal)
+        factor, fault = torch.linalg.cholesky_ex(gram)
         if not fault.item():
-            solution = torch.cholesky_solve(right_side, factor)
+            half = torch.linalg.solve_triangular(factor, right_side, upper=False)
+            solution = torch.linalg.solve_triangular(factor.mT, half, upper=True)  # cholesky_solve would copy the factor
             if solution.isfinite().all():
                 return solution, damping
         damping *= _LARGER

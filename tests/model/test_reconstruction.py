@@ -194,9 +194,8 @@ def test_half_precision_weights_stay_so():
 
 
 def test_memory_is_one_gram_matrix_and_its_solution_or_one_batch_however_many_tokens():
-    few, many = measured([2048, 16384], inputs=2048)
-    for repair in (few, many):
-        assert repair.peak_bytes < repair.bound_bytes + 6 * 2**20
+    for repair in (*measured([2048, 16384], inputs=2048), *measured([2048], inputs=4096)):
+        assert repair.peak_bytes <= repair.bound_bytes
 
 
 def test_without_room_for_the_hidden_states_nothing_begins(monkeypatch):
