@@ -1,9 +1,12 @@
-"""The Learn page in the browser: its button makes an experiment, and every chapter shows its pictures in both languages."""
+"""The Learn page in the browser: its button makes an experiment; every chapter shows its pictures in both languages, and is
+without a serious finding of axe-core.
+"""
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.studio import JOB_SECONDS, Studio
+from tests.browser.test_accessibility import findings
 from tests.runs.learned import learn_all
 
 CHAPTERS = {"matrix": 1, "group": 1, "cut": 4, "strategies": 2, "knapsack": 2, "scores": 2}  # and their charts
@@ -26,6 +29,7 @@ def test_every_chapter_shows_its_pictures(server, new_context, studio, experimen
         tab.sees_charts(charts)
         expect(tab.alerts()).to_have_count(0)
         expect(tab.button("learn.measure")).to_have_count(0)
+        assert findings(tab) == [], chapter
         tab.screenshot(f"learn_{chapter}_{scheme}_{language}")
     tab.page.close()
 
