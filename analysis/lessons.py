@@ -13,7 +13,7 @@ from pruning.planning.allocation import Floors, Protection, allocate_global, lar
 from pruning.planning.group_table import GroupTable
 from pruning.planning.kept_indices import group_axis
 from pruning.planning.plan import PruningPlan
-from pruning.planning.shape import ATTENTION, GROUP_TYPES, LayerShape
+from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP, LayerShape
 
 from .size import readable
 
@@ -35,6 +35,7 @@ def matrix_numbers(finding) -> dict:
         "columns": dense["shape"][1],
         "zeros": zeros["zeros"],
         "bytes": readable(dense["bytes"]),
+        "bytes_per_weight": dense["bytes"] // (dense["shape"][0] * dense["shape"][1]),
         "bytes_zeros": readable(zeros["bytes"]),
         "bytes_smaller": readable(smaller["bytes"]),
         "tokens": finding.whole["tokens"],
@@ -64,7 +65,7 @@ class Box:
 def layer_boxes(layer: LayerShape, kind: str, group: int) -> list[Box]:
     """The seven matrices side by side to scale; of one attention group or MLP channel the rows or columns lit."""
     boxes, x = [], 0.0
-    gap = layer.hidden_size * 0.3
+    gap = max(0.3 * layer.hidden_size, 0.12 * max(layer.hidden_size, layer.intermediate_size))  # names stand above
     for name, shape in layer.tensor_shapes().items():
         rule = group_axis(name, layer)
         if len(shape) != 2 or rule is None:
@@ -116,6 +117,8 @@ def cut_numbers(plan: PruningPlan, rates, protection: Protection, layer_idx: int
         "applied": float(rates.applied[layer_idx]),
         "prunable": prunable,
         "budget": int(rates.applied[layer_idx] * prunable),
+        "split": plan.settings["pruning_distribution"],
+        "may_be_cut": layer_idx in touched,
         "attention_cost": layer.attention_group_cost,
         "mlp_cost": layer.mlp_channel_cost,
         "attention_gone": layer.num_key_value_heads - after.num_key_value_heads,
@@ -133,15 +136,38 @@ def cut_numbers(plan: PruningPlan, rates, protection: Protection, layer_idx: int
     }
 
 
-def layer_before_after(plan: PruningPlan, layer_idx: int) -> pd.DataFrame:
-    """Every matrix of one layer: `module`, `shape_before`, `shape_after` in words, `params_before`, `params_after`."""
+def layer_before_after(plan: PruningPlan, layer_idx: int, bytes_per_parameter: int) -> pd.DataFrame:
+    """Every matrix of one layer: `module`, `shape_before`, `shape_after` in words, parameters and bytes before and after."""
     before, after = (shape.tensor_shapes() for shape in (plan.shape.layers[layer_idx], plan.resized_layers[layer_idx]))
     rows = [
         (name.removesuffix(".weight"), _times(shape), _times(after.get(name, ())), int(np.prod(shape)), _count(after.get(name)))
         for name, shape in before.items()
         if len(shape) == 2
     ]
-    return pd.DataFrame(rows, columns=["module", "shape_before", "shape_after", "params_before", "params_after"])
+    frame = pd.DataFrame(rows, columns=["module", "shape_before", "shape_after", "params_before", "params_after"])
+    for side in ("before", "after"):
+        frame[f"bytes_{side}"] = frame[f"params_{side}"] * bytes_per_parameter
+    return frame
+
+
+@dataclass(frozen=True)
+class Consequence:
+    """What goes from one matrix when one index of a root goes: so many rows or columns. `root` names that matrix."""
+
+    module: str
+    what: str
+    count: int
+    root: str
+
+
+def consequences(layer: LayerShape) -> list[Consequence]:
+    """What follows from one KV head of `k_proj` and from one row of `gate_proj`, the roots among them first."""
+    found = []
+    for kind, root in ((ATTENTION, "k_proj"), (MLP, "gate_proj")):
+        parts = group_parts(layer, kind).itertuples()
+        rows = [Consequence(row.module, row.what, row.count, root) for row in parts if not row.module.endswith(".bias")]
+        found += sorted(rows, key=lambda one: one.module != root)
+    return found
 
 
 def _times(shape: tuple[int, ...]) -> str:
@@ -155,19 +181,41 @@ def _count(shape: tuple[int, ...] | None) -> int:
 # two strategies -------------------------------------------------------------------------------------------------------
 
 
-def strategy_rows(finding) -> pd.DataFrame:
-    """One row per strategy: `strategy`, `actual_ratio`, `attention_share` of what goes, `plan_seconds`, `perplexity`."""
-    rows = [
-        {
-            "strategy": point["strategy"],
-            "actual_ratio": point["actual_ratio"],
-            "attention_share": point["attention"] / point["removed"],
-            "plan_seconds": point["plan_seconds"],
-            "perplexity": point["perplexity"],
-        }
-        for point in finding.points
-    ]
-    return pd.DataFrame(rows)
+@dataclass(frozen=True)
+class StrategyRow:
+    """What one strategy's plan does: shares of all parameters, of what goes and of the layer that loses most."""
+
+    strategy: str
+    target: float
+    actual: float
+    attention: float
+    layers_cut: int
+    layers: int
+    most: float
+    plan_seconds: float
+    perplexity: float | None
+
+
+def strategy_rows(finding, plans: list[PruningPlan]) -> list[StrategyRow]:
+    """One row per strategy; `plans` are those that the finding's points were measured by."""
+    rows = []
+    for point, plan in zip(finding.points, plans, strict=True):
+        gone = plan.removed_parameters.sum(axis=1)
+        prunable = np.array([layer.attention_parameters + layer.mlp_parameters for layer in plan.shape.layers])
+        rows.append(
+            StrategyRow(
+                point["strategy"],
+                finding.request.options["ratio"],
+                point["actual_ratio"],
+                point["attention"] / point["removed"],
+                int((gone > 0).sum()),
+                plan.shape.num_layers,
+                float((gone / np.maximum(prunable, 1)).max()),
+                point["plan_seconds"],
+                point["perplexity"],
+            )
+        )
+    return rows
 
 
 def strategy_verdict(finding) -> str:
@@ -183,7 +231,7 @@ def strategy_verdict(finding) -> str:
 
 @dataclass(frozen=True)
 class Gone:
-    """Groups of one kind that went, of so many, and their parameters; `layers_emptied` lost all of them that may go."""
+    """Groups of one kind that went, of so many that may, and their parameters; `layers_emptied` lost all of these."""
 
     groups: int
     of: int
@@ -222,7 +270,7 @@ def fill_budget(table: GroupTable, ratio: float, protection: Protection, floors:
     kinds = [
         Gone(
             int(gone[:, column].sum()),
-            int(groups.block_sizes.reshape(-1, 2)[:, column].sum()),
+            int(blocks[:, column].sum()),
             int(plan.removed_parameters[:, column].sum()),
             int(((gone[:, column] == blocks[:, column]) & (blocks[:, column] > 0)).sum()),
         )

@@ -14,6 +14,7 @@ from ui.translation import job_error_text, t
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_IDLE_LOOKS = 2.0
 _LOG_LINES = 200
+_CANCELLED = dict.fromkeys(("learn", "try"), "job.cancelled.kept")  # jobs that keep each point as it comes
 
 
 def show(
@@ -37,7 +38,7 @@ def show(
         st.error(job_error_text(status.error), title=t(f"job.failed.{status.kind}"), icon=":material/error:")
         _log(experiment, status)
     elif status.state == CANCELLED:
-        st.info(cancelled or t("job.cancelled"), icon=":material/cancel:")
+        st.info(cancelled or t(_CANCELLED.get(status.kind, "job.cancelled")), icon=":material/cancel:")
     return False
 
 

@@ -29,12 +29,20 @@ def show(about: Lesson) -> None:
     plan = planned.plan
     chart(charts.pruning_rates(plan, planned.protection, t, planned.rates), "learn_rates", t("learn.cut.alt"))
     last = plan.shape.num_layers - 1
-    layer = st.slider(t("learn.layer"), 0, last, last // 2, key=f"learn_cut_layer{last}") if last else 0
+    layer = st.slider(t("learn.layer"), 0, last, about.shape.num_layers // 2, key=f"learn_cut_layer{last}") if last else 0
     numbers = lessons.cut_numbers(plan, planned.rates, planned.protection, layer, found.bytes_per_parameter)
     for step in STEPS:
         st.markdown(t(f"learn.cut.{step}", **numbers))
+        if step == "filter" and not numbers["may_be_cut"]:
+            st.caption(t("learn.cut.protected", layer=layer))
+        if step == "propagate":
+            chart(
+                charts.propagation(lessons.consequences(plan.shape.layers[layer]), t),
+                "learn_propagation",
+                t("learn.cut.propagate.alt"),
+            )
     st.dataframe(
-        lessons.layer_before_after(plan, layer),
+        lessons.layer_before_after(plan, layer, found.bytes_per_parameter),
         hide_index=True,
         column_config={
             "module": st.column_config.TextColumn(t("table.module")),
@@ -42,6 +50,8 @@ def show(about: Lesson) -> None:
             "shape_after": st.column_config.TextColumn(t("table.shape_after")),
             "params_before": st.column_config.NumberColumn(t("table.params_before"), format="localized"),
             "params_after": st.column_config.NumberColumn(t("table.params_after"), format="localized"),
+            "bytes_before": st.column_config.NumberColumn(t("table.bytes_before"), format="localized"),
+            "bytes_after": st.column_config.NumberColumn(t("table.bytes_after"), format="localized"),
         },
         alt=t("learn.cut.alt"),
         key="learn_before_after",

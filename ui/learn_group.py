@@ -10,6 +10,7 @@ from pruning.runs.findings import INSIDE, Finding
 from ui import learn_measure
 from ui.learn_frame import Lesson, measured, try_plan
 from ui.page_frame import chart
+from ui.plan_values import LOWEST_RATIO
 from ui.translation import t
 
 
@@ -51,7 +52,7 @@ def show(about: Lesson) -> None:
         if found is not None:
             _inside(found)
     letter = "a" if kind == ATTENTION else "m"
-    try_plan(about, "group", cut=f"{layer_idx}{letter}{group}")
+    try_plan(about, "group", ratio=LOWEST_RATIO, cut=f"{layer_idx}{letter}{group}")
 
 
 def _layer(about: Lesson) -> int:

@@ -23,6 +23,9 @@ def finding(about: Lesson, kind: str, **options) -> Finding | None:
     if kept is not None and kept.finished:
         st.caption(_basis(kept))
         return kept
+    if about.active and findings.is_asked(found.experiment, wanted):
+        st.caption(t("learn.running", points=len(kept.points) if kept else 0))
+        return None
     if kept is not None and kept.points:
         st.caption(t("learn.stopped", points=len(kept.points)))
     else:

@@ -3,6 +3,8 @@
 import streamlit as st
 
 from analysis import charts, lessons
+from analysis.charts import percent
+from pruning.planning.plan import PruningPlan
 from pruning.runs.findings import SPLIT, STRATEGIES
 from pruning.runs.learning_plans import strategy_plans
 from ui import learn_measure
@@ -22,10 +24,9 @@ def show(about: Lesson) -> None:
         plans = [plan for _, plan, _ in strategy_plans(found.table, ratio, found.layers)]
         names = tuple(t(f"plan.strategy.{name}") for name in ("layer", "global"))
         chart(charts.plan_difference(*plans, names, t), "learn_difference", t("learn.strategies.alt"))
-        _table(compared)
+        _table(compared, plans)
         verdict = lessons.strategy_verdict(compared)
         st.markdown(t(f"learn.strategies.{verdict}", ratio=ratio, **_difference(compared)))
-    st.markdown(t("learn.strategies.for_and_against"))
     st.subheader(t("learn.split.title"))
     split = learn_measure.finding(about, SPLIT)
     if split is not None:
@@ -43,20 +44,22 @@ def _difference(compared) -> dict:
     return {"loss": abs(difference["mean"]), "error": difference["error"]}
 
 
-def _table(compared) -> None:
-    rows = lessons.strategy_rows(compared)
-    rows["strategy"] = [t(f"plan.strategy.{name}") for name in rows["strategy"]]
-    number = st.column_config.NumberColumn
-    st.dataframe(
-        rows,
-        hide_index=True,
-        column_config={
-            "strategy": st.column_config.TextColumn(t("plan.strategy")),
-            "actual_ratio": number(t("plan.actual"), format="percent"),
-            "attention_share": number(t("chart.sweep.axis.split"), format="percent"),
-            "plan_seconds": number(t("learn.strategies.seconds"), format="%.3f"),
-            "perplexity": number(t("trial.perplexity"), format="%.3f"),
-        },
-        alt=t("learn.strategies.alt"),
-        key="learn_strategy_rows",
-    )
+def _table(compared, plans: list[PruningPlan]) -> None:
+    """A column for each strategy, so that it can be read on a narrow screen."""
+    rows = lessons.strategy_rows(compared, plans)
+    heads = " | ".join(t(f"plan.strategy.{row.strategy}") for row in rows)
+    shown = {
+        t("learn.strategies.row.target"): [percent(row.target) for row in rows],
+        t("learn.strategies.row.actual"): [percent(row.actual) for row in rows],
+        t("learn.strategies.row.balance"): [f"{100 * row.attention:.0f} : {100 * (1 - row.attention):.0f}" for row in rows],
+        t("learn.strategies.row.depth"): [
+            t("learn.strategies.row.layers", layers=row.layers_cut, all=row.layers) for row in rows
+        ],
+        t("learn.strategies.row.most"): [percent(row.most) for row in rows],
+        t("learn.strategies.seconds"): [t("learn.strategies.row.seconds", seconds=row.plan_seconds) for row in rows],
+        t("learn.strategies.row.perplexity"): ["∞" if row.perplexity is None else f"{row.perplexity:.3f}" for row in rows],
+        t("learn.strategies.row.for"): [t(f"learn.strategies.for.{row.strategy}") for row in rows],
+        t("learn.strategies.row.against"): [t(f"learn.strategies.against.{row.strategy}") for row in rows],
+    }
+    lines = [f"| **{name}** | {' | '.join(cells)} |" for name, cells in shown.items()]
+    st.markdown("\n".join([f"| | {heads} |", "| --- | --- | --- |", *lines]))

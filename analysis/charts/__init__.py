@@ -16,7 +16,7 @@ dark; series differ by pattern, symbol or dash as well as by colour. Knows nothi
 """
 
 from .compare import parallel, parallel_filter, parallel_revision, parallel_rows, pareto, pareto_front
-from .frame import COLOURS, HEIGHT, TALL, Translate
+from .frame import COLOURS, HEIGHT, TALL, Translate, percent
 from .importance import (
     BalanceOfLayers,
     HeatmapData,
@@ -57,6 +57,7 @@ from .sensitivity import (
     layer_sensitivity,
     layer_to_scale,
     matrix_corners,
+    propagation,
     protection_curves,
     protection_grid,
     protection_trained,
@@ -98,9 +99,11 @@ __all__ = [
     "parameter_shares",
     "pareto",
     "pareto_front",
+    "percent",
     "perplexity_bars",
     "perplexity_bars_data",
     "plan_difference",
+    "propagation",
     "protection_curves",
     "protection_grid",
     "protection_reasons",

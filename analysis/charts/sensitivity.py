@@ -25,6 +25,7 @@ from .frame import (
 
 _SYMBOLS, _DASHES = ("circle", "square", "diamond"), ("solid", "dash", "dot")
 _LINES = ("actual", "target", "layer")
+_HALF_A_BOX = 0.28  # of the drawing of what follows from a root; its rows are 1 apart
 
 
 def layer_sensitivity(finding, t: Translate) -> go.Figure:
@@ -140,7 +141,8 @@ def protection_curves(finding, t: Translate) -> go.Figure:
                 "meta": {"kind": name},
             }
         )
-    return _perplexity_over("ratio", traces, [finding.perplexity, *values], "protection", t)
+    figure = _perplexity_over("ratio", traces, [finding.perplexity, *values], "protection", t)
+    return figure.update_yaxes(type="log")  # what the first ratios differ by would lie flat beside the last
 
 
 def protection_trained(finding, t: Translate) -> go.Figure:
@@ -307,6 +309,7 @@ def matrix_corners(finding, t: Translate) -> go.Figure:
         left = (number - 1) * 0.345
         axes[f"xaxis{number}"] = {"domain": [left, left + 0.31], "title": title, "anchor": f"y{number}", "showgrid": False}
         axes[f"yaxis{number}"] = {"anchor": f"x{number}", "range": [rows - 0.5, -0.5], "showgrid": False}
+    axes["yaxis1"]["title"] = t("chart.matrix.rows")
     return figure_of(traces, t("chart.matrix.title", rows=rows), "matrix", HEIGHT, **axes)
 
 
@@ -338,7 +341,7 @@ def layer_to_scale(boxes: list, t: Translate) -> go.Figure:
         [names],
         t("chart.group.title"),
         "layer-to-scale",
-        SMALL,
+        HEIGHT,
         shapes=shapes,
         xaxis=axis | {"range": [-0.02 * right, 1.02 * right]},
         yaxis=axis | {"range": [1.02 * bottom, -0.4 * bottom], "scaleanchor": "x"},
@@ -347,6 +350,66 @@ def layer_to_scale(boxes: list, t: Translate) -> go.Figure:
 
 def _rectangle(x: float, y: float, width: float, height: float) -> dict:
     return {"type": "rect", "x0": x, "x1": x + width, "y0": y, "y1": y + height, "layer": "below"}
+
+
+def propagation(consequences: list, t: Translate) -> go.Figure:
+    """What follows from a root matrix: arrows from it to the matrices that lose rows or columns with it."""
+    places, texts, arrows = {}, [], []
+    roots = list(dict.fromkeys(one.root for one in consequences))
+    for row, root in enumerate(roots):
+        for column, one in enumerate(c for c in consequences if c.root == root):
+            places[one.module] = (column, -row)
+            texts.append(f"<b>{one.module}</b><br>{t(f'chart.propagation.{one.what}', count=one.count)}")
+            if one.module != root:
+                arrows.append((places[root], places[one.module]))
+    kinds = [ATTENTION if root == roots[0] else MLP for root in (c.root for c in consequences)]
+    boxes = [
+        _rectangle(x - 0.36, y - _HALF_A_BOX, 0.72, 2 * _HALF_A_BOX)
+        | {"line": {"color": COLOURS[kind], "width": 4 if module in roots else 2}}
+        for (module, (x, y)), kind in zip(places.items(), kinds, strict=True)
+    ]
+    names = {
+        "type": "scatter",
+        "mode": "text",
+        "x": [x for x, _ in places.values()],
+        "y": [y for _, y in places.values()],
+        "text": texts,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    lines = [_path_over(*arrow) for arrow in arrows]
+    heads = [
+        {
+            "x": end[0],
+            "y": end[1] + _HALF_A_BOX,
+            "ax": 0,
+            "ay": -10,
+            "showarrow": True,
+            "arrowhead": 2,
+            "arrowcolor": TEXT,
+            "text": "",
+        }
+        for _, end in arrows
+    ]
+    axis = {"visible": False, "showgrid": False, "fixedrange": True}
+    return figure_of(
+        [names],
+        t("chart.propagation.title"),
+        "propagation",
+        SMALL,
+        shapes=[*boxes, *lines],
+        annotations=heads,
+        xaxis=axis | {"range": [-0.5, max(x for x, _ in places.values()) + 0.5]},
+        yaxis=axis | {"range": [-len(roots) + 0.6, 0.6]},
+    )
+
+
+def _path_over(start: tuple[float, float], end: tuple[float, float]) -> dict:
+    """A line from the top of one box over those between to the top of another."""
+    top = start[1] + _HALF_A_BOX
+    over = top + 0.12
+    path = f"M {start[0]} {top} L {start[0]} {over} L {end[0]} {over} L {end[0]} {top}"
+    return {"type": "path", "path": path, "line": {"color": TEXT, "width": 1.5}, "layer": "below"}
 
 
 def budget_filled(gone, t: Translate) -> go.Figure:

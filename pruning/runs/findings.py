@@ -123,6 +123,11 @@ def asked(experiment: Experiment) -> Request:
     return Request(**content)
 
 
+def is_asked(experiment: Experiment, wanted: Request) -> bool:
+    """Whether this is the question that waits for its answer, or is being answered."""
+    return experiment.has(WAITING_FILE) and asked(experiment) == wanted
+
+
 def read_finding(experiment: Experiment, wanted: Request) -> Finding | None:
     """What was found for this question, as far as it got; None when it was not asked before."""
     path = experiment.path(FINDINGS_FOLDER, wanted.file)

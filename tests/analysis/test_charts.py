@@ -24,7 +24,16 @@ from pruning.planning.shape import GROUP_TYPES, ModelShape
 ROOT = Path(__file__).parents[2]
 TEXTS = {}
 # Of the frame around every chart; of the Learn screen, whose charts test_lessons.py and test_learn_page.py draw.
-DRAWN_ELSEWHERE = ("chart.view.", "chart.sensitivity.", "chart.foresight.", "chart.protection.", "chart.grid.", "chart.split.")
+DRAWN_ELSEWHERE = (
+    "chart.view.",
+    "chart.sensitivity.",
+    "chart.foresight.",
+    "chart.protection.",
+    "chart.grid.",
+    "chart.split.",
+    "chart.trained.",
+    "chart.propagation.",
+)
 DRAWN_ELSEWHERE += ("chart.matrix.", "chart.group.", "chart.budget.", "chart.kind.both")
 for file in sorted((ROOT / "ui" / "text").glob("*en.json")):
     TEXTS |= json.loads(file.read_text(encoding="utf-8"))

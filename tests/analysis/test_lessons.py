@@ -61,6 +61,18 @@ def test_curves_show_means_and_the_spread_of_the_seeds():
     assert everywhere.error_y.array[0] == everywhere.error_y.arrayminus[0] == 1.0
 
 
+def test_what_follows_from_a_root_is_what_a_group_takes_from_each_matrix():
+    layer = SHAPE.layers[0]
+    found = lessons.consequences(layer)
+    heads, width = layer.num_key_value_groups * layer.head_dim, layer.head_dim
+    assert [(one.module, one.what, one.count) for one in found] == [
+        *(("k_proj", "rows", width), ("q_proj", "rows", heads), ("v_proj", "rows", width), ("o_proj", "columns", heads)),
+        *(("gate_proj", "rows", 1), ("up_proj", "rows", 1), ("down_proj", "columns", 1)),
+    ]
+    figure = charts.propagation(found, t)
+    assert len(figure.data[0].text) == len(found) and len(figure.layout.annotations) == len(found) - 2
+
+
 @pytest.mark.parametrize(
     ("mean", "is_clear", "verdict"), [(-0.1, True, "helps"), (0.1, True, "hurts"), (0.1, False, "unclear")]
 )

@@ -101,6 +101,7 @@ def test_chapter_3_counts_roots_and_gives_the_perplexities_of_both_scenarios(cha
     assert f"{layers - 2} layers make {2 * (layers - 2)} entries" in words(at)
     frame = at.dataframe[0].value
     shape = Experiment.open(root, name).shape().layers[layers // 2]
+    assert (frame["bytes_before"] == 4 * frame["params_before"]).all()  # the files hold float32
     assert frame["params_before"].sum() == sum(
         rows * columns for rows, columns in (s for s in shape.tensor_shapes().values() if len(s) == 2)
     )
@@ -120,7 +121,8 @@ def test_chapter_3_counts_roots_and_gives_the_perplexities_of_both_scenarios(cha
 @pytest.mark.parametrize("name", MODELS)
 def test_chapter_4_shows_both_strategies_as_measured(chapter, root, name):
     at, points = chapter(name, "strategies"), found(root, name, STRATEGIES).points
-    assert at.dataframe[0].value["perplexity"].tolist() == [point["perplexity"] for point in points]
+    assert " | ".join(f"{point['perplexity']:.3f}" for point in points) in words(at)
+    assert f"{MODELS[name]['layers'] - 2} of {MODELS[name]['layers']}" in words(at)  # by default the first and last are spared
     for row in lessons.best_splits(found(root, name, SPLIT)):
         assert f"{row['best']['split']} is best (perplexity {row['best']['perplexity']:.2f})" in words(at)
 
