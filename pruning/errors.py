@@ -64,9 +64,10 @@ MESSAGES = {
     "corpus_line": "{path}, line {line}: {reason}.",
     "corpus_entry": "{path}, entry {line} of its list: {reason}.",
     "corpus_empty": "The corpus {corpus} holds no text.",
+    "instructions_unanswered": "No instruction of {corpus} has an answer: `output` is empty everywhere.",
     "corpus_short": "The text of {corpus} has {tokens} tokens, less than one window of {seq_len}. Give more text or lower "
     "seq_len.",
-    "seq_len_too_long": "`seq_len` is {seq_len}; this model sees at most {limit} tokens at once.",
+    "seq_len_too_long": "`{name}` is {seq_len}; this model sees at most {limit} tokens at once.",
     # planning
     "layer_unknown": "There is no layer {layer}: this model has the layers 0 to {last}.",
     "layer_list": "{text!r} is not a list of layers. Write for example 0-2,17,30-31, or none.",
@@ -141,6 +142,10 @@ MESSAGES = {
     "text_shared": "{learned} is learned from and is `eval_corpus` too: the perplexity reported is of text that the model has "
     "seen. Give another `eval_corpus` to judge by.",
     "recover_nothing": "Nothing is asked for: recovery needs `reconstruct`, `finetune`, or both.",
+    "training_given_up": "A training that was stopped after step {step} of {steps} would be given up: this one differs in "
+    "{differs}. Go on with that one (--resume, or the same settings), or give it up: --overwrite.",
+    "repair_replaces": "The experiment holds a trained model, and a repair alone would take its place. Ask for a training too: "
+    "--reconstruct --finetune. Or give it up: --overwrite.",
     "lora_targets": "`lora_targets` is {targets!r}, and the cut model has none of these left. It has: {choices}.",
     # analysis
     "analysis_model": "{model!r} is neither a model folder, a pytorch_model.bin, demo, nor an experiment under {root}. Check "

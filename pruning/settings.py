@@ -592,7 +592,13 @@ _ALL = (
         old_names=("save_ckpt_log_name",),
     ),
     Setting("output_root", "prune_log", str, "output", "Folder that holds the experiments."),
-    Setting("overwrite", False, bool, "output", "Replace an experiment of the same name."),
+    Setting(
+        "overwrite",
+        False,
+        bool,
+        "output",
+        "Replace an experiment of the same name; `recover`: give up a training that was stopped.",
+    ),
     Setting("resume", False, bool, "output", "Go on with an experiment that was stopped, from its last finished step."),
     Setting(
         "dry_run", False, bool, "output", "Say what the plan would give, and the memory and disk it takes; change nothing."

@@ -232,7 +232,9 @@ def _start_words(experiment: Experiment, settings: dict, stopped: TrainingCourse
 def _start(experiment: Experiment) -> None:
     try:
         refuse_if_busy(experiment)
-        ask_to_recover(experiment, chosen_settings(experiment))
+        settings = chosen_settings(experiment)
+        # The note under the button says that a stopped training is given up; of a repair alone it says nothing.
+        ask_to_recover(experiment, settings | {"overwrite": settings["finetune"]})
         queue().submit("recover", experiment, workspace.hub_token())
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

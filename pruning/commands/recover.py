@@ -20,7 +20,7 @@ COMMAND = "recover"
 _ASKS = ("reconstruct", "reconstruct_tokens")  # what the cut asked for stands
 _OF_OTHER_GROUPS = ("device", "dtype", "attn_implementation", "trust_remote_code", "corpus", "text_column", "seq_len")
 _OF_OTHER_GROUPS += ("gradient_batch_size", "seed")
-_OF_OUTPUT = ("output_root", "resume", "dry_run")
+_OF_OUTPUT = ("output_root", "resume", "overwrite", "dry_run")
 _TRAINING = tuple(name for name, setting in SETTINGS.items() if setting.group == "recovery" and name not in _ASKS)
 
 
@@ -73,7 +73,9 @@ def _settings(experiment: Experiment, given: dict) -> dict:
     for name, value in said.items():
         if name not in _OF_OUTPUT and value != before[name]:
             raise PruningError("resume_differs", name=name, before=before[name], now=value)
-    return before | {name: said.get(name, False) for name in ("resume", "dry_run")}
+    if said.get("overwrite"):
+        raise PruningError("settings_exclusive", first="resume", second="overwrite")
+    return before | {name: said.get(name, False) for name in ("resume", "overwrite", "dry_run")}
 
 
 def _recover(experiment: Experiment, settings: dict, token: str | None) -> int:

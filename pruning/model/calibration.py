@@ -141,10 +141,10 @@ def windows(stream: torch.Tensor, seq_len: int, corpus: str) -> torch.Tensor:
     return stream[: count * seq_len].view(count, seq_len)
 
 
-def check_window(seq_len: int, max_position_embeddings: int | None) -> None:
-    """Raises PruningError when the model cannot see a window of this length at once."""
+def check_window(seq_len: int, max_position_embeddings: int | None, name: str = "seq_len") -> None:
+    """Raises PruningError, naming the setting, when the model cannot see a window of this length at once."""
     if max_position_embeddings and seq_len > max_position_embeddings:
-        raise PruningError("seq_len_too_long", seq_len=seq_len, limit=max_position_embeddings)
+        raise PruningError("seq_len_too_long", name=name, seq_len=seq_len, limit=max_position_embeddings)
 
 
 def _file_documents(path: Path, text_column: str) -> list[str]:

@@ -72,7 +72,7 @@ def reconstruct(
     try:
         return _through_all_layers(model, pruned, plan, samples, batch_size, on_progress, on_repaired)
     except BaseException:
-        _undo(model, pruned, plan)
+        undo_repair(model, pruned, plan)
         raise
     finally:
         model.train(was_training[0]), pruned.train(was_training[1])
@@ -160,8 +160,9 @@ def _lost_some(plan: PruningPlan, layer_idx: int, group_type: str) -> bool:
     return 0 < len(plan.kept_groups(layer_idx, group_type)) < plan.shape.layers[layer_idx].group_count(group_type)
 
 
-def _undo(model: PreTrainedModel, pruned: PreTrainedModel, plan: PruningPlan) -> None:
-    """Gives the cut matrices the source's columns again."""
+@torch.no_grad()
+def undo_repair(model: PreTrainedModel, pruned: PreTrainedModel, plan: PruningPlan) -> None:
+    """Gives the cut matrices the source's columns again: `pruned` is `cut(model, plan)` then."""
     for place, layer_idx in enumerate(plan.kept_layers):
         source, layer = model.model.layers[layer_idx], pruned.model.layers[place]
         for group_type, of_source, of_layer in ((ATTENTION, source.self_attn, layer.self_attn), (MLP, source.mlp, layer.mlp)):

@@ -8,6 +8,7 @@ one, input (as in yahma/alpaca-cleaned). The prompt is that of the tokenizer's c
 about training.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,11 @@ class TrainingText:
     unanswered: int = 0
 
     @property
+    def sha256(self) -> str:
+        """Of all tokens, and of which of them are learned."""
+        return hashlib.sha256(self.input_ids.numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
+
+    @property
     def seq_len(self) -> int:
         return self.input_ids.shape[1]
 
@@ -66,7 +72,7 @@ def load_training_text(
         return TrainingText(corpus.key, windows, _without_first(windows.clone()))
     answered = [at for at, row in enumerate(rows) if (row["output"] or "").strip()]
     if not answered:
-        raise PruningError("corpus_empty", corpus=name)
+        raise PruningError("instructions_unanswered" if len(rows) else "corpus_empty", corpus=name)
     drawn = np.random.default_rng(seed).permutation(answered)[:count].tolist()
     packed = _packed(Path(name).name, [_tokens(rows[i], tokenizer) for i in drawn], seq_len, tokenizer)
     return replace(packed, unanswered=len(rows) - len(answered))
@@ -75,7 +81,7 @@ def load_training_text(
 def _instructions(name: str) -> Sequence[dict] | None:
     """All rows of an instruction set; None for plain text."""
     kind = kind_of_corpus(name)
-    if kind == FILE and text_file(name).suffix in (".json", ".jsonl"):
+    if kind == FILE and text_file(name).suffix.lower() in (".json", ".jsonl"):
         return _of_file(text_file(name))
     if kind == HUB and name not in HUB_CORPORA:
         rows, columns = hub_rows(name, CALIBRATION)
@@ -96,7 +102,7 @@ def _of_file(path: Path) -> list[dict] | None:
 
 def _rows(path: Path) -> tuple[str, list[tuple[int, object]]]:
     """The error that names a row, and (line, row) of JSON lines, or (entry counted from 1, row) of a JSON list."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")  # Windows begins files with a mark
     try:
         if text.lstrip().startswith("["):
             return "corpus_entry", list(enumerate(json.loads(text), start=1))

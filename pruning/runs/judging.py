@@ -16,7 +16,7 @@ from .report import RunReport
 
 def load_held_out(settings: dict, loaded: LoadedModel) -> HeldOutText:
     """The text that perplexities are reported on; raises PruningError when there is none."""
-    check_window(settings["eval_seq_len"], loaded.header.shape.max_position_embeddings)
+    check_window(settings["eval_seq_len"], loaded.header.shape.max_position_embeddings, "eval_seq_len")
     return HeldOutText.load(
         loaded.tokenizer, settings["eval_corpus"], settings["eval_seq_len"], settings["eval_windows"], settings["text_column"]
     )

@@ -9,6 +9,7 @@ reported; where the text has no others, some of the training text that are not t
 How both are computed: model/reconstruction.py, model/recovery.py. What a run does with them: recovery_job.py.
 """
 
+import hashlib
 import math
 import tempfile
 import time
@@ -42,7 +43,7 @@ from ..planning.plan import PruningPlan
 from ..planning.recovery_cost import total_steps
 from ..settings import parts_of
 from .judging import round_as_saved, saved_dtype
-from .recovery_request import OF_TRAINING
+from .recovery_request import OF_TRAINING, repair_asked_for
 from .report import RunReport
 from .status import CANCEL_FILE
 
@@ -76,7 +77,12 @@ def repair(report: RunReport, settings: dict, source: LoadedModel, pruned: PreTr
     calibration = {"corpus": corpus.key, "corpus_sha256": corpus.sha256, "tokens": samples.numel()}
     calibration |= {"seq_len": samples.shape[1], "seed": settings["seed"]}
     matrices = [asdict(matrix) for matrix in repaired]
-    return {"format_version": FORMAT_VERSION, "calibration": calibration, "matrices": matrices}
+    return {
+        "format_version": FORMAT_VERSION,
+        "asked": repair_asked_for(settings),
+        "calibration": calibration,
+        "matrices": matrices,
+    }
 
 
 def seconds_of_repair(settings: dict, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan) -> float:
@@ -151,13 +157,15 @@ class TrainingData:
     def validated_on(self) -> dict:
         """What the perplexities during the training refer to."""
         count, seq_len = self.validation.shape
-        return {"text": self.validation_key, "windows": count, "seq_len": seq_len}
+        digest = hashlib.sha256(self.validation.numpy().tobytes()).hexdigest()
+        return {"text": self.validation_key, "windows": count, "seq_len": seq_len, "sha256": digest}
 
 
 def training_data(settings: dict, loaded: LoadedModel, held_out: HeldOutText) -> TrainingData:
     """What these settings train on and choose by; `held_out` is what is reported. Raises PruningError when there is none."""
     seq_len = settings["finetune_seq_len"] or settings["seq_len"]
-    check_window(seq_len, loaded.header.shape.max_position_embeddings)
+    own = "finetune_seq_len" if settings["finetune_seq_len"] else "seq_len"
+    check_window(seq_len, loaded.header.shape.max_position_embeddings, own)
     name, count = settings["finetune_corpus"] or settings["corpus"], settings["finetune_samples"]
     text = load_training_text(name, loaded.tokenizer, count, seq_len, settings["seed"], settings["text_column"])
     others = windows_left_out(
@@ -282,6 +290,50 @@ def _judge(
     return lambda model: perplexity(model, data.validation, 2 * settings["gradient_batch_size"], lambda *_: check())
 
 
+def _identity(settings: dict, training: Training, data: TrainingData, began_repaired: bool) -> dict:
+    """All that must be the same for a training that was stopped to go on."""
+    return {
+        "settings": {name: settings[name] for name in OF_TRAINING},
+        "learning_rate": training.learning_rate,
+        "text": data.text.key,
+        "text_sha256": data.text.sha256,
+        "windows": len(data.text),
+        "steps": training.steps,
+        "tokens_per_step": training.tokens_per_step(data.text.seq_len),
+        "validation": data.validated_on,
+        "began_repaired": began_repaired,
+    }
+
+
+def refuse_to_give_up(experiment: Experiment, settings: dict, data: TrainingData | None, begins_repaired: bool) -> None:
+    """Raises PruningError where what these settings ask for would take the place of a training that was stopped.
+
+    `data` None: no training is asked for. A training that failed is not worth going on with; the best state of one that was
+    cancelled stands in model/.
+    """
+    before = earlier_training(experiment)
+    if before is None or before["state"] not in (RUNNING, STOPPED) or before["points"][-1]["step"] == 0:
+        return
+    if data is None:
+        differs = ["finetune"]
+    else:
+        now = _identity(settings, training_from_settings(settings, len(data.text)), data, begins_repaired)
+        differs = [name for name, value in now["settings"].items() if before["settings"].get(name) != value]
+        differs = differs or [_PARTS[name] for name in _PARTS if before.get(name) != now[name]]
+    if differs:
+        last = before["points"][-1]["step"]
+        raise PruningError("training_given_up", step=last, steps=before["steps"], differs=", ".join(differs))
+
+
+# What else makes a training another one, in words.
+_PARTS = {
+    "text_sha256": "the training text",
+    "validation": "the validation text",
+    "began_repaired": "the repair",
+    "tokens_per_step": "the number of processes",
+}
+
+
 class _Diary:
     """What happens during a training, for recovery.json, page and terminal."""
 
@@ -295,16 +347,7 @@ class _Diary:
         lines: Lines,
     ):
         self.experiment, self.report, self.total = experiment, report, training.steps
-        self.fixed = {
-            "settings": {name: settings[name] for name in OF_TRAINING},
-            "learning_rate": training.learning_rate,
-            "text": data.text.key,
-            "windows": len(data.text),
-            "steps": self.total,
-            "tokens_per_step": training.tokens_per_step(data.text.seq_len),
-            "validation": data.validated_on,
-            "began_repaired": lines.began_repaired,
-        }
+        self.fixed = _identity(settings, training, data, lines.began_repaired)
         self.perplexity_before = lines.perplexity_before
         self.points: list[dict] = self._earlier_points()
         self._last_write, self._is_counting = 0.0, False

@@ -6,6 +6,7 @@ A job that fails, is killed or is cancelled leaves model/ and all figures as the
 One that is refused leaves an earlier training that was stopped, and the settings to go on with it, as well.
 """
 
+import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..experiment import (
 )
 from ..model import processes
 from ..model.checkpoint import LoadedModel, load, open_checkpoint
+from ..model.reconstruction import undo_repair
 from ..model.recovery import check_targets
 from ..model.runtime import free_bytes, resolve_device
 from ..planning.checkpoint_header import CheckpointHeader
@@ -36,12 +38,14 @@ from ..planning.plan import PruningPlan
 from ..planning.recovery_cost import recovery_cost
 from .judging import load_held_out, record_perplexity, round_as_saved, save_and_check, saved_dtype, was_measured
 from .recovering import (
+    STOPPED,
     Lines,
     TrainingData,
     assist_training,
     earlier_training,
     is_trained,
     measure_seconds,
+    refuse_to_give_up,
     repair,
     seconds_of_repair,
     text_of_repair,
@@ -52,7 +56,7 @@ from .recovering import (
     warn_of_shared_text,
     write_course,
 )
-from .recovery_request import COST_VERSION, OF_A_MEASUREMENT, cost_asked_for, forget_request, recovery_asked_for
+from .recovery_request import COST_VERSION, OF_A_MEASUREMENT, cost_asked_for, forget_request, needs_repair, recovery_asked_for
 from .report import RunReport
 
 
@@ -92,7 +96,7 @@ def _prepare(
         raise PruningError("recover_nothing")
     if not experiment.is_recoverable:
         raise PruningError("step_needs", step="recovery", needed="a cut with a saved model")
-    repairs = settings["reconstruct"] and not experiment.has(REPAIR_FILE)
+    repairs = needs_repair(experiment, settings)
     is_done = settings["resume"] and not repairs and is_trained(experiment, settings)
     trains = settings["finetune"] and not is_done
     if not (repairs or trains):
@@ -100,12 +104,17 @@ def _prepare(
         return None
     with report.step("load"):
         loaded = _load_from(experiment.keep_cut_model(), settings)
-        report.say(f"    the cut model: {loaded.header.shape.parameters:,} parameters")
+        repaired = ", repaired" if experiment.has(REPAIR_FILE) else ""
+        report.say(f"    the cut model{repaired}: {loaded.header.shape.parameters:,} parameters")
     text = load_held_out(settings, loaded)
     data = training_data(settings, loaded, text) if trains else None
     _refuse_what_cannot_be(experiment, settings, loaded, repairs, trains, token)
+    if not settings["overwrite"]:
+        refuse_to_give_up(experiment, settings, data, repairs or experiment.has(REPAIR_FILE))
+        if not trains and experiment.has(RECOVERY_FILE):
+            raise PruningError("repair_replaces")
     for each in (experiment, draft):
-        each.write_settings(settings | {"resume": False, "dry_run": False})
+        each.write_settings(settings | {"resume": False, "dry_run": False, "overwrite": False})
     forget_request(experiment)
     line = _judge_missing(experiment, draft, report, settings, loaded, text, data, token)
     if repairs:
@@ -139,6 +148,9 @@ def _repair_cut_model(
 ) -> None:
     """Repairs the loaded model, judges and saves it: model and cut model of the draft are the repaired one."""
     source = _source(experiment, settings, token)
+    if experiment.has(REPAIR_FILE):
+        report.say("    the repair that was made before is undone first")
+        undo_repair(source.model, loaded.model, experiment.read_plan())
     content = repair_and_judge(draft, report, settings, source, loaded.model, experiment.read_plan(), text)
     save_and_check(draft, report, loaded, loaded.model, settings)
     draft.keep_cut_model()
@@ -183,7 +195,7 @@ def cost_of_recovery(experiment: Experiment, settings: dict, token: str | None =
     device = resolve_device(settings["device"])
     here = {"device": device.type, "free_bytes": free_bytes(settings["device"])}
     loaded = load(open_checkpoint(str(experiment.cut_model_folder)), settings)
-    repairs = settings["reconstruct"] and not experiment.has(REPAIR_FILE)
+    repairs = needs_repair(experiment, settings)
     distils = settings["finetune"] and settings["distill_weight"]
     source = _source(experiment, settings, token) if repairs or distils else None
     seconds = seconds_of_repair(settings, source, loaded.model, experiment.read_plan()) if repairs else None
@@ -219,8 +231,22 @@ def repair_and_judge(
     if text is not None:
         with report.step("recovery", len(text.windows), "windows", detail="perplexity of the repaired model"):
             record_perplexity(experiment, report, "repaired", pruned, text, settings)
+        _warn_of_a_worse_model(experiment, report)
     _write_sample(experiment, "repaired", pruned, source, settings)
     return content
+
+
+def _warn_of_a_worse_model(experiment: Experiment, report: RunReport) -> None:
+    cut, repaired = (perplexity_of(experiment, stage) for stage in ("after", "repaired"))
+    if cut is not None and repaired is not None and repaired > cut:
+        report.say(f"    the repair made perplexity worse ({cut:.2f} -> {repaired:.2f}): try more reconstruct_tokens")
+
+
+def perplexity_of(experiment: Experiment, stage: str) -> float | None:
+    """The perplexity of a stage in metrics.json; None where it was not measured, math.inf where it is not finite."""
+    for value in experiment.metrics().get("perplexity", {}).get(stage, {}).values():
+        return math.inf if value is None else value
+    return None
 
 
 def train_and_save(
@@ -253,6 +279,10 @@ def train_and_save(
     _write_sample(draft, "recovered", result.model, loaded, settings)
     draft.update_metrics(recovery=training_in_short(settings, data, result))
     write_json(draft.path(RECOVERY_FILE), course)
+    if result.was_cancelled and _is_no_better(draft, experiment):
+        report.say("    the model that was recovered before is as good or better, so it stays")
+        write_course(experiment, course | {"state": STOPPED})
+        raise Cancelled()
     if save:
         save_and_check(draft, report, loaded, result.model, settings)
     experiment.take(draft)
@@ -260,6 +290,14 @@ def train_and_save(
         write_course(experiment, course)  # its checkpoint stays, to go on from
         raise Cancelled()
     experiment.forget_checkpoints()
+
+
+def _is_no_better(draft: Experiment, experiment: Experiment) -> bool:
+    """Whether a recovered model stands there that is as good as the one in the draft, judged on the same text."""
+    if not experiment.has(RECOVERY_FILE) or draft.metrics().get("basis") != experiment.metrics().get("basis"):
+        return False
+    ours, theirs = perplexity_of(draft, "recovered"), perplexity_of(experiment, "recovered")
+    return theirs is not None and ours >= theirs
 
 
 # parts ----------------------------------------------------------------------------------------------------------------
@@ -317,6 +355,7 @@ def _judge_missing(
     if not was_measured(draft, stage, text):
         with report.step("perplexity", len(text.windows), "windows"):
             record_perplexity(draft, report, stage, loaded.model, text, settings)
+        _note(experiment, draft, stage)
     if data is None:
         return None
     earlier = earlier_training(experiment) or {}
@@ -330,7 +369,15 @@ def _judge_missing(
     if not was_measured(draft, "before", text):
         with report.step("baseline", len(text.windows), "windows"):
             record_perplexity(draft, report, "before", source.model, text, settings)
+        _note(experiment, draft, "before")
     return validation_perplexity(report, settings, source.model, data)
+
+
+def _note(experiment: Experiment, draft: Experiment, stage: str) -> None:
+    """What was measured of a model that stays as it is holds whatever becomes of this recovery."""
+    figures = draft.metrics()
+    if experiment.metrics().get("basis", figures["basis"]) == figures["basis"]:
+        experiment.update_metrics(basis=figures["basis"], perplexity={stage: figures["perplexity"][stage]})
 
 
 def validation_perplexity(report: RunReport, settings: dict, model: PreTrainedModel, data: TrainingData) -> float:

@@ -7,7 +7,7 @@ Not in description.txt: its settings are those of the last run that began, by wh
 torch.
 """
 
-from ..experiment import COST_FILE, Experiment, read_json, write_json
+from ..experiment import COST_FILE, REPAIR_FILE, Experiment, read_json, write_json
 from ..settings import SETTINGS
 
 COST_VERSION = REQUEST_VERSION = 1
@@ -22,6 +22,22 @@ OF_TRAINING += ("corpus", "text_column", "seq_len", "seed", "eval_corpus", "eval
 # What decides the time of a recovery, or how it is computed here.
 OF_A_MEASUREMENT = (*OF_TRAINING, "reconstruct", "reconstruct_tokens", "finetune", "gradient_batch_size", "device")
 OF_A_MEASUREMENT += ("attn_implementation",)
+
+
+_OF_A_REPAIR = ("corpus", "text_column", "reconstruct_tokens", "seq_len", "seed")
+
+
+def repair_asked_for(settings: dict) -> dict:
+    """The settings that decide a repair, as repair.json keeps them."""
+    return {name: settings[name] for name in _OF_A_REPAIR}
+
+
+def needs_repair(experiment: Experiment, settings: dict) -> bool:
+    """Whether these settings ask for a repair that was not made: none was, or one of other settings."""
+    if not settings["reconstruct"] or not experiment.has(REPAIR_FILE):
+        return settings["reconstruct"]
+    made = read_json(experiment.path(REPAIR_FILE), None).get("asked")
+    return made is not None and made != repair_asked_for(settings) and not settings["resume"]
 
 
 def ask_to_recover(experiment: Experiment, settings: dict) -> None:

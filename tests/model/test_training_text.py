@@ -83,7 +83,8 @@ def test_an_instruction_without_an_answer_is_left_out_and_counted(tmp_path, toke
         ('[{"instruction": "a", "output": "b"}, 3]', "entry 2 of its list: no text under 'instruction'"),
         ("[]", "holds no text"),
         ("", "holds no text"),
-        ('{"instruction": "a", "output": ""}', "holds no text"),
+        ('{"instruction": "a", "output": ""}', "No instruction of"),
+        ('\ufeff{"instruction": "a", "output": 3}', "line 1: no text under 'output'"),
     ],
 )
 def test_a_broken_or_empty_file_is_refused_by_line(tmp_path, tokenizer, content, says):

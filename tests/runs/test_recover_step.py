@@ -1,5 +1,6 @@
 """The job `recover` and `--finetune`: what stands in the folder while it trains, afterwards, and when it is stopped."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -30,7 +31,7 @@ from pruning.model.surgery import cut
 from pruning.runs import judging, recovering, recovery_job, steps
 from pruning.runs.jobs import JobQueue
 from pruning.runs.recovering import training_data
-from pruning.runs.recovery_request import ask_for_cost
+from pruning.runs.recovery_request import ask_for_cost, ask_to_recover
 from pruning.runs.report import RunReport
 from pruning.runs.status import CANCEL_FILE, read_status, request_cancel
 from pruning.settings import LORA_TARGETS, resolve
@@ -263,10 +264,90 @@ def test_a_training_that_began_without_the_repair_is_not_gone_on_with_after_it(e
             steps.run("recover", experiment)
     before = unfinished(experiment)
     experiment.write_settings(experiment.settings | {"reconstruct": True, "reconstruct_tokens": 200})
+    with pytest.raises(PruningError, match="after step 5 of 8 would be given up: this one differs in the repair"):
+        steps.run("recover", experiment)
+    experiment.write_settings(experiment.settings | {"overwrite": True})
     steps.run("recover", experiment)
     after = recovery_of(experiment)
     assert (before["began_repaired"], after["began_repaired"]) == (False, True)
     assert after["points"][0]["perplexity"] != before["points"][0]["perplexity"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_second_training_that_is_cancelled_when_it_is_no_better_leaves_the_first(trained, monkeypatch):
+    before = result_of(trained)
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, request_cancel)
+        patch.setattr(recovering, "perplexity", lambda *_: 1e6)  # of every state: none is better than the first, step 0
+        with pytest.raises(Cancelled):
+            steps.run("recover", trained)
+    assert result_of(trained) == before and unfinished(trained)["state"] == "stopped"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_repair_alone_does_not_take_the_place_of_a_trained_model_unasked(trained):
+    before, asked = result_of(trained), {"finetune": False, "reconstruct": True, "reconstruct_tokens": 200}
+    trained.write_settings(trained.settings | asked)
+    with pytest.raises(PruningError, match="holds a trained model, and a repair alone would take its place"):
+        steps.run("recover", trained)
+    assert result_of(trained) == before
+    trained.write_settings(trained.settings | {"overwrite": True})
+    steps.run("recover", trained)
+    assert trained.has(REPAIR_FILE) and not trained.has(RECOVERY_FILE)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_second_repair_begins_with_the_cut_model_and_not_with_the_first(experiment, tmp_path):
+    straight = Experiment(Path(shutil.copytree(experiment.folder, tmp_path / "straight")))
+    more = {"finetune": False, "reconstruct": True, "reconstruct_tokens": 320}
+    straight.write_settings(straight.settings | more)
+    steps.run("recover", straight)
+    for tokens in (32, 320):
+        experiment.write_settings(experiment.settings | more | {"reconstruct_tokens": tokens})
+        steps.run("recover", experiment)
+    first, second = (each.path("model", "model.safetensors").read_bytes() for each in (straight, experiment))
+    assert first == second
+    repaired = json.loads(experiment.path(REPAIR_FILE).read_text())
+    assert repaired["matrices"] == json.loads(straight.path(REPAIR_FILE).read_text())["matrices"]
+    steps.run("recover", experiment)  # the same again: nothing is left to do
+    assert json.loads(experiment.path(REPAIR_FILE).read_text()) == repaired
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_stopped_training_is_given_up_only_when_that_is_said(experiment, monkeypatch, tmp_path, text):
+    learned = tmp_path / "learned.txt"
+    learned.write_text(text.read_text())
+    experiment.write_settings(experiment.settings | {"finetune_corpus": str(learned)})
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, is_killed)
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("recover", experiment)
+    kept = experiment.path(RECOVERY_FOLDER, RECOVERY_FILE).read_bytes()
+    settings = experiment.settings
+    ask_to_recover(experiment, settings | {"finetune_lr": 1e-3, "lora_r": 2})
+    with pytest.raises(PruningError, match="this one differs in finetune_lr, lora_r"):
+        steps.run("recover", experiment)
+    learned.write_text("other text\n" * 2000)
+    with pytest.raises(PruningError, match="this one differs in the training text"):
+        steps.run("recover", experiment, resume=True)
+    assert experiment.path(RECOVERY_FOLDER, RECOVERY_FILE).read_bytes() == kept and experiment.settings == settings
+    ask_to_recover(experiment, settings | {"lora_r": 2, "overwrite": True})
+    steps.run("recover", experiment)
+    assert recovery_of(experiment)["settings"]["lora_r"] == 2 and not experiment.settings["overwrite"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_was_measured_of_the_unpruned_model_outlives_a_stopped_training(experiment, monkeypatch):
+    metrics = experiment.metrics()
+    metrics["perplexity"].pop("before")
+    experiment_files.write_json(experiment.path("metrics.json"), metrics)
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, is_killed)
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("recover", experiment)
+    steps.run("recover", experiment, resume=True)
+    assert experiment.metrics()["perplexity"].keys() == {"before", "after", "recovered"}
+    assert json.loads(experiment.path("samples.json").read_text()).keys() >= {"before", "after", "recovered"}
 
 
 # stopped --------------------------------------------------------------------------------------------------------------
@@ -464,7 +545,9 @@ def test_the_state_is_chosen_on_other_windows_than_those_reported(experiment, te
     recovery, tokenizer = recovery_of(experiment), loaded(experiment.model_folder).tokenizer
     reported = HeldOutText.load(tokenizer, str(text), 16, 6)
     validation = windows_left_out(reported.corpus, tokenizer, 16, 6, 128)
-    assert recovery["validation"] == {"text": "values.txt", "windows": len(validation), "seq_len": 16}
+    digest = hashlib.sha256(validation.numpy().tobytes()).hexdigest()
+    basis = {"text": "values.txt", "windows": len(validation), "seq_len": 16, "sha256": digest}
+    assert recovery["validation"] == basis
     assert not set(map(tuple, validation.tolist())) & set(map(tuple, reported.windows.tolist()))
     of_cut = perplexity(loaded(experiment.path(CUT_MODEL_FOLDER)).model, validation)
     of_source = perplexity(load(open_checkpoint(experiment.settings["base_model"]), resolve({})).model, validation)
