@@ -237,12 +237,12 @@ def repair_and_judge(
 
 
 def _warn_of_a_worse_model(experiment: Experiment, report: RunReport) -> None:
-    cut, repaired = (perplexity_of(experiment, stage) for stage in ("after", "repaired"))
+    cut, repaired = (_perplexity_of(experiment, stage) for stage in ("after", "repaired"))
     if cut is not None and repaired is not None and repaired > cut:
         report.say(f"    the repair made perplexity worse ({cut:.2f} -> {repaired:.2f}): try more reconstruct_tokens")
 
 
-def perplexity_of(experiment: Experiment, stage: str) -> float | None:
+def _perplexity_of(experiment: Experiment, stage: str) -> float | None:
     """The perplexity of a stage in metrics.json; None where it was not measured, math.inf where it is not finite."""
     for value in experiment.metrics().get("perplexity", {}).get(stage, {}).values():
         return math.inf if value is None else value
@@ -296,7 +296,7 @@ def _is_no_better(draft: Experiment, experiment: Experiment) -> bool:
     """Whether a recovered model stands there that is as good as the one in the draft, judged on the same text."""
     if not experiment.has(RECOVERY_FILE) or draft.metrics().get("basis") != experiment.metrics().get("basis"):
         return False
-    ours, theirs = perplexity_of(draft, "recovered"), perplexity_of(experiment, "recovered")
+    ours, theirs = _perplexity_of(draft, "recovered"), _perplexity_of(experiment, "recovered")
     return theirs is not None and ours >= theirs
 
 

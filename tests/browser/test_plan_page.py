@@ -296,7 +296,7 @@ def test_a_sweep_is_cancelled_goes_on_and_a_point_is_taken(page: Studio, experim
     expect(page.button("job.cancel")).to_be_visible()
     wait_until(lambda: len(trials_of(experiment)) >= 3)
     page.press("job.cancel")
-    expect(page.page.get_by_text(sentence("job.cancelled"))).to_be_visible()
+    expect(page.page.get_by_text(sentence("job.cancelled.kept"))).to_be_visible()
     finished = trials_of(experiment)
     left = 11 - (len(finished) - 1)
     assert 0 < left < 10
