@@ -27,15 +27,16 @@ app: $(APP_READY) check-port
 	@echo "Opening http://localhost:$(PORT) - Ctrl-C stops the app."
 	@"$(PY)" -m streamlit run app.py --server.port $(PORT)
 
-# One math thread per worker: more only fight over the cores.
+# One math thread per worker: more only fight over the cores. In the order of the folders: the browser's files are few and long,
+# and one of them left to the end would keep one core waiting.
 test: $(TESTS_READY) check-chromium
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -n $(WORKERS) --dist loadfile -rs $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -rs $(PYTEST_ARGS)
 
 test-gguf: $(GGUF_READY) $(TESTS_READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/export/test_llama_cpp.py $(PYTEST_ARGS)
 
 pictures: $(TESTS_READY) check-chromium
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest tests/browser/test_road.py $(PYTEST_ARGS)
+	PICTURES=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest tests/browser/test_road.py $(PYTEST_ARGS)
 	"$(PY)" -m tests.browser.pictures
 
 lint: $(TESTS_READY)

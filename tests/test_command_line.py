@@ -615,7 +615,8 @@ def test_ctrl_c_stops_a_run_and_says_so(source, tmp_path):
     wait_until(lambda: experiment.has("job.json") and read_status(experiment).done > 0)
     run.send_signal(signal.SIGINT)
     _, complaint = run.communicate(timeout=60)
-    assert run.returncode == 130 and complaint == "Stopped.\n"
+    goes_on = f"--experiment_name run --output_root {tmp_path / 'log'} --resume"
+    assert run.returncode == 130 and complaint == f"Go on with: python -m pruning global {goes_on}\nStopped.\n"
     status = read_status(experiment)
     assert (status.state, status.step) == ("cancelled", "gradients")
     assert files_of(experiment) == {"description.txt", "job.json", "<time>", "<time>/training.log"}

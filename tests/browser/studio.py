@@ -4,6 +4,7 @@ Widgets are named by the keys of ui/text/ and found by their text and role in th
 """
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ SCREENS = tuple(_PATHS)
 JOB_SECONDS = 240
 AS_A_HAND = 100  # ms that a button of the mouse is held; Plotly looks every 50 ms what is under it
 _REACHES_THE_SERVER = 100  # ms
+MAKES_PICTURES = bool(os.environ.get("PICTURES"))
 WINDOW = {"width": 1280, "height": 800}
 FRAMES = Path(__file__).parent / "screenshots" / "frames"
 
@@ -218,7 +220,12 @@ class Studio:
         self.page.set_viewport_size(usual)
 
     def frame(self, name: str, at: str | None = None) -> None:
-        """A picture of what a usual window shows, scrolled to the heading with these words: one of the README's animation."""
+        """A picture of what a usual window shows, scrolled to the heading with these words: one of the README's animation.
+
+        Only when pictures are made; the charts of a page are drawn anew for it.
+        """
+        if not MAKES_PICTURES:
+            return
         self.settle()
         self._charts_are_drawn()
         usual = self.page.viewport_size

@@ -52,7 +52,7 @@ def test_activations_grow_with_tokens_and_with_what_flows_back():
     assert small["taylor"] - small["gate"] == 32 * 2 * 4096 * 1024 * 2
 
 
-@pytest.mark.parametrize(("method", "seq_len"), [("taylor", 128), ("taylor_2nd", 128), ("taylor", 256)])
+@pytest.mark.parametrize(("method", "seq_len"), [("taylor_2nd", 128), ("taylor", 256)])
 def test_the_estimate_is_near_the_measured_peak(method, seq_len):
     """In a process of its own, beyond the loaded weights; float32."""
     shape = ModelShape.from_config(CheckpointHeader.read(DEMO_FOLDER).config)
