@@ -195,6 +195,11 @@ class StrategyRow:
     plan_seconds: float
     perplexity: float | None
 
+    @property
+    def balance(self) -> str:
+        """Attention : MLP of what goes, in percent."""
+        return f"{100 * self.attention:.0f} : {100 * (1 - self.attention):.0f}"
+
 
 def strategy_rows(finding, plans: list[PruningPlan]) -> list[StrategyRow]:
     """One row per strategy; `plans` are those that the finding's points were measured by."""

@@ -51,7 +51,7 @@ def _table(compared, plans: list[PruningPlan]) -> None:
     shown = {
         t("learn.strategies.row.target"): [percent(row.target) for row in rows],
         t("learn.strategies.row.actual"): [percent(row.actual) for row in rows],
-        t("learn.strategies.row.balance"): [f"{100 * row.attention:.0f} : {100 * (1 - row.attention):.0f}" for row in rows],
+        t("learn.strategies.row.balance"): [row.balance for row in rows],
         t("learn.strategies.row.depth"): [
             t("learn.strategies.row.layers", layers=row.layers_cut, all=row.layers) for row in rows
         ],
