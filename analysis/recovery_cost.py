@@ -84,6 +84,8 @@ def read_measured(experiment: Experiment) -> Measured | None:
     if not path.exists():
         return None
     content = read_json(path, FORMAT_VERSION)
+    if "settings" not in content and "asked" in content:
+        return None
     if not isinstance(content.get("settings"), dict):
         raise PruningError("file_broken", path=path, reason="it has no settings")
     found = {name: content.get(name) for name in ("windows", "device", "free_bytes")}

@@ -51,6 +51,8 @@ MESSAGES = {
     "safetensors, or save a plain state dict.",
     "does_not_fit_gpu": "The model does not fit into the memory of the GPUs here. Choose a smaller model, or --device cpu.",
     "tokenizer": "The tokenizer of {model!r} cannot be read: {reason}.",
+    "tokenizer_code": "The tokenizer of {model!r} is Python code that the model brings, which runs only if you allow it. Read "
+    "it, then allow it: on the Model page, or by --trust_remote_code.",
     "device": "The device {device!r} is not available here{choices}.",
     "out_of_memory": "Out of memory while {doing}. Lower gradient_batch_size to 2 or seq_len to 64 (fewer samples save time, "
     "not memory).",

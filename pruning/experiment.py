@@ -31,7 +31,7 @@ from .planning.layer_importance import LayerImportance
 from .planning.layer_rates import LayerRates
 from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
-from .settings import defaults_of
+from .settings import OF_THE_PERSON, defaults_of
 
 FORMAT_VERSION = 1
 TABLE_FILE = "global_group_table.csv"
@@ -318,9 +318,10 @@ class Experiment:
     # settings -----------------------------------------------------------------------------------------------------
 
     def write_settings(self, settings: dict) -> None:
-        """Writes `description.txt` with every setting; what is known of the model stays."""
+        """Writes `description.txt` with every setting but a person's consent; what is known of the model stays."""
         known = self.description() if self.has("description.txt") else {"format_version": FORMAT_VERSION, "fingerprint": None}
-        write_json(self.path("description.txt"), known | {"settings": settings})
+        kept = {name: value for name, value in settings.items() if name not in OF_THE_PERSON}
+        write_json(self.path("description.txt"), known | {"settings": kept})
 
     def write_model(self, header: CheckpointHeader, versions: dict) -> None:
         """Adds to `description.txt` the model's fingerprint and config, and versions of the libraries."""
@@ -344,8 +345,10 @@ class Experiment:
 
     @property
     def settings(self) -> dict:
-        """Every setting; one that was not known when the experiment was made is at its default."""
-        written = self.description()["settings"]
+        """Every setting; one that was not known when the experiment was made is at its default, and so is a consent, which a
+        file cannot give.
+        """
+        written = {name: value for name, value in self.description()["settings"].items() if name not in OF_THE_PERSON}
         return defaults_of(written.get("strategy", "global")) | written
 
     @property

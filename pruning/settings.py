@@ -667,6 +667,8 @@ STRATEGY_DEFAULTS: dict[str, dict] = {
 STRATEGIES = tuple(STRATEGY_DEFAULTS)
 # Where a run goes and how it is started; they say nothing of its result.
 OF_THE_FOLDER = ("experiment_name", "output_root", "overwrite", "resume", "dry_run")
+# What only the person in front may say, on this command line or in this app: no file keeps it, none can give it.
+OF_THE_PERSON = ("trust_remote_code",)
 PLAN_SETTINGS = tuple(name for name, setting in SETTINGS.items() if setting.group == "plan" and not setting.commands)
 
 

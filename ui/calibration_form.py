@@ -170,9 +170,8 @@ def _start_default() -> None:
     try:
         base_model = workspace.chosen_model()
         local_folder(base_model, allowed_roots())
-        given = {"base_model": base_model, "trust_remote_code": bool(st.session_state.get(workspace.trust_key(base_model)))}
         output = {"output_root": str(workspace.output_root()), "experiment_name": default_name(base_model, "learn")}
-        _submit(resolve(given | output))
+        _submit(resolve({"base_model": base_model} | output))
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)
 
@@ -195,7 +194,7 @@ def _submit(settings: dict, pasted: str | None = None) -> None:
         write_whole(experiment.path(_PASTED_FILE), pasted)
         settings["corpus"] = str(experiment.path(_PASTED_FILE))
     experiment.write_settings(settings)
-    queue().submit("measure", experiment, workspace.hub_token())
+    queue().submit("measure", experiment, workspace.permissions(experiment))
     workspace.open_experiment(experiment.name)
 
 
@@ -203,7 +202,6 @@ def _settings() -> dict:
     state = st.session_state
     given = {name: state[name] for name in _OF_WIDGETS if state.get(name) is not None}
     base_model = workspace.chosen_model()
-    given["trust_remote_code"] = bool(state.get(workspace.trust_key(base_model)))
     local_folder(base_model, allowed_roots())
     shape = _shape()
     first, last = state.get(_layers_key(shape.num_layers), (0, shape.num_layers - 1)) if shape else (0, None)

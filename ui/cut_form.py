@@ -1,5 +1,7 @@
 """What will be cut, how it will be judged, and the button that cuts."""
 
+from functools import partial
+
 import streamlit as st
 
 from analysis import size
@@ -79,7 +81,7 @@ def _start(experiment: Experiment) -> None:
         check_corpus(given.get("eval_corpus", known["eval_corpus"]))
         settings = known | {name: resolve(given)[name] for name in given}
         asked = {"test_before_prune": True, "test_after_prune": True, "save_model": True, "finetune": False}
-        experiment.write_settings(settings | asked)
-        queue().submit("prune", experiment, workspace.hub_token())
+        request = partial(experiment.write_settings, settings | asked)
+        queue().submit("prune", experiment, workspace.permissions(experiment), request)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

@@ -1,6 +1,7 @@
 """The widgets that make, check, download and upload a model in one of the formats."""
 
 import shutil
+from functools import partial
 from html import escape
 
 import streamlit as st
@@ -13,6 +14,7 @@ from pruning.export.sample_code import sample_code
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.runs.export_request import ExportRequest
 from pruning.runs.jobs import queue
+from pruning.runs.permissions import Permissions
 from pruning.runs.status import refuse_if_busy
 from ui import downloads, workspace
 from ui.translation import error_text, t
@@ -138,11 +140,11 @@ def _is_stock(header: CheckpointHeader) -> bool:
 
 
 def _make(experiment: Experiment, name: str) -> None:
-    _submit(experiment, "pack" if name == HF else "export", ExportRequest((name,)), workspace.hub_token())
+    _submit(experiment, "pack" if name == HF else "export", ExportRequest((name,)), workspace.permissions(experiment))
 
 
 def _push(experiment: Experiment, repository: str, token: str | None, private: bool) -> None:
-    _submit(experiment, "export", ExportRequest((), repository=repository, private=private), token)
+    _submit(experiment, "export", ExportRequest((), repository=repository, private=private), Permissions(token))
 
 
 def _clean_up(experiment: Experiment) -> None:
@@ -154,11 +156,8 @@ def _clean_up(experiment: Experiment) -> None:
         st.session_state[_ERROR_KEY] = error_text(error)
 
 
-def _submit(experiment: Experiment, kind: str, request: ExportRequest, token: str | None) -> None:
+def _submit(experiment: Experiment, kind: str, request: ExportRequest, permissions: Permissions) -> None:
     try:
-        refuse_if_busy(experiment)  # a job that waits reads its request when it starts
-        if kind == "export":
-            request.write(experiment)
-        queue().submit(kind, experiment, token)
+        queue().submit(kind, experiment, permissions, partial(request.write, experiment) if kind == "export" else None)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

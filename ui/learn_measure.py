@@ -1,5 +1,7 @@
 """An experiment on the Learn page: what is kept of it, and the button that measures what is missing."""
 
+from functools import partial
+
 import streamlit as st
 
 from analysis import lessons
@@ -7,7 +9,6 @@ from pruning.errors import PruningError
 from pruning.runs import findings
 from pruning.runs.findings import Finding, Request
 from pruning.runs.jobs import queue
-from pruning.runs.status import refuse_if_busy
 from ui import workspace
 from ui.access import check_corpus
 from ui.learn_frame import Lesson
@@ -47,9 +48,8 @@ def left_out(kept: Finding) -> None:
 def _start(found: Measured, wanted: Request) -> None:
     try:
         check_corpus(wanted.basis["eval_corpus"])
-        refuse_if_busy(found.experiment)
-        findings.ask(found.experiment, wanted)
-        queue().submit("learn", found.experiment, workspace.hub_token())
+        request = partial(findings.ask, found.experiment, wanted)
+        queue().submit("learn", found.experiment, workspace.permissions(found.experiment), request)
     except PruningError as error:
         st.error(error_text(error), icon=":material/error:")
         return

@@ -1,5 +1,7 @@
 """What each way of recovery costs, shown before it is started; times come from a short measurement in the worker."""
 
+from functools import partial
+
 import pandas as pd
 import psutil
 import streamlit as st
@@ -133,7 +135,7 @@ def _known(experiment: Experiment, settings: dict, measured: Measured | None) ->
 
 def _measure(experiment: Experiment, settings: dict) -> None:
     try:
-        ask_for_cost(experiment, settings)
-        queue().submit("cost", experiment, workspace.hub_token())
+        request = partial(ask_for_cost, experiment, settings)
+        queue().submit("cost", experiment, workspace.permissions(experiment), request)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

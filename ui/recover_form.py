@@ -3,6 +3,8 @@
 An experiment opens with the settings it was recovered by, or else with what suits the size of its cut.
 """
 
+from functools import partial
+
 import streamlit as st
 
 from analysis import recovery
@@ -13,7 +15,6 @@ from pruning.model.model_source import DEMO
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
 from pruning.runs.recovery_request import ask_to_recover, cost_asked_for, recovery_asked_for
-from pruning.runs.status import refuse_if_busy
 from pruning.settings import SETTINGS, resolve
 from ui import corpus_picker, recover_cost, settings_widgets, workspace
 from ui.translation import error_text, t
@@ -231,10 +232,9 @@ def _start_words(experiment: Experiment, settings: dict, stopped: TrainingCourse
 
 def _start(experiment: Experiment) -> None:
     try:
-        refuse_if_busy(experiment)
         settings = chosen_settings(experiment)
         # The note under the button says that a stopped training is given up; of a repair alone it says nothing.
-        ask_to_recover(experiment, settings | {"overwrite": settings["finetune"]})
-        queue().submit("recover", experiment, workspace.hub_token())
+        request = partial(ask_to_recover, experiment, settings | {"overwrite": settings["finetune"]})
+        queue().submit("recover", experiment, workspace.permissions(experiment), request)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

@@ -1,5 +1,7 @@
 """Preview perplexity and sweeps: plans tried masked, in the worker, so that settings can be weighed without cutting."""
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -9,7 +11,6 @@ from pruning.planning.allocation import parse_split
 from pruning.planning.plan import PruningPlan
 from pruning.runs import trials
 from pruning.runs.jobs import queue
-from pruning.runs.status import refuse_if_busy
 from pruning.runs.trials import JUDGED_BY, WHOLE, Trial, Waiting
 from pruning.settings import SETTINGS
 from ui import fixed_plan, plan_form, settings_widgets, workspace
@@ -161,9 +162,8 @@ def _start_button(found: Measured, label: str, waiting: list[Waiting], judged_by
         return
     try:
         check_corpus(judged_by["eval_corpus"])
-        refuse_if_busy(found.experiment)  # another tab's job still reads what it was asked for
-        trials.ask_for(found.experiment, waiting, judged_by)
-        queue().submit("try", found.experiment, workspace.hub_token())
+        request = partial(trials.ask_for, found.experiment, waiting, judged_by)
+        queue().submit("try", found.experiment, workspace.permissions(found.experiment), request)
     except PruningError as error:
         st.error(error_text(error), icon=":material/error:")
         return

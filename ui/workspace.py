@@ -27,6 +27,7 @@ from pruning.planning.group_table import GroupTable
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
+from pruning.runs.permissions import Permissions
 from pruning.settings import SETTINGS
 
 from .access import allowed_roots
@@ -78,6 +79,16 @@ def hub_token() -> str | None:
 def trust_key(base_model: str) -> str:
     """Where the consent to run a model's own code is kept: for this model, not for the next."""
     return f"trust_remote_code:{base_model}"
+
+
+def consents_to_code(base_model: str) -> bool:
+    """Whether this person allowed, in this session, that the code of this model runs."""
+    return bool(st.session_state.get(trust_key(base_model)))
+
+
+def permissions(experiment: Experiment) -> Permissions:
+    """What a job on this experiment may do for this person."""
+    return Permissions(hub_token(), consents_to_code(experiment.settings["base_model"]))
 
 
 def experiments() -> list[Experiment]:

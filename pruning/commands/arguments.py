@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import PruningError, first_line
 from ..experiment import read_json
-from ..settings import GROUPS, OF_THE_FOLDER, SETTINGS, STRATEGIES, Setting, canonical, defaults_of
+from ..settings import GROUPS, OF_THE_FOLDER, OF_THE_PERSON, SETTINGS, STRATEGIES, Setting, canonical, defaults_of
 
 EPILOG = "Exit codes: 0 done, 2 something in the input to mend, 130 stopped, 1 anything else."
 
@@ -107,16 +107,19 @@ def help_of(setting: Setting, default) -> str:
     return text
 
 
-def given_settings(command: str, known: argparse.Namespace) -> dict:
+def given_settings(command: str, known: argparse.Namespace, notes: list[str]) -> dict:
     """Settings as given, by the names they were given; those of the file first, then flags.
 
-    Raises PruningError for a setting in the file that the command has no flag for.
+    Adds to `notes` what the file says in vain. Raises PruningError for a setting in the file that the command has no flag for.
     """
     flags = {n: value for n, value in vars(known).items() if n not in ("command", "config") and value is not None}
     if not known.config:
         return flags
     said = {canonical(name) for name in flags}
     from_file = {n: value for n, value in read_config(Path(known.config).expanduser()).items() if canonical(n) not in said}
+    for name in OF_THE_PERSON:
+        if from_file.pop(name, None) not in (None, SETTINGS[name].default):
+            notes.append(f"Note: {name} of {known.config} does not count: code runs by consent, which is a flag (--{name}).\n")
     for name, value in from_file.items():
         setting = SETTINGS[canonical(name)]
         if setting.commands and command not in setting.commands and setting.parse(value) != setting.default:

@@ -1,9 +1,9 @@
 """`export`: the saved model of an experiment in the forms that are asked for, checked; copied or uploaded if wanted."""
 
 import argparse
-import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from ..errors import PruningError
@@ -12,7 +12,8 @@ from ..export.disk import written_whole
 from ..export.formats import FORMATS, PLAN, file_of, parse_formats
 from ..runs.environment import prepare_this_process
 from ..runs.export_request import ExportRequest
-from ..runs.status import read_status
+from ..runs.permissions import Permissions
+from ..runs.status import claim, refuse_if_busy
 from ..settings import SETTINGS
 from .arguments import add_output_root
 
@@ -33,20 +34,18 @@ def run(known: argparse.Namespace) -> int:
     experiment = Experiment.open(known.output_root, known.experiment_name)
     if formats != (PLAN,) and not experiment.is_saved:  # said before a job starts
         raise PruningError("analysis_no_model", name=experiment.name)
-    status = read_status(experiment)
-    if status and status.is_active:
-        raise PruningError("experiment_busy", name=experiment.name)
+    refuse_if_busy(experiment)
     targets = _targets(known.to, formats)
-    token = os.environ.get("HF_TOKEN")
-    if known.push and not token:
+    permissions = Permissions.of_this_command(known)
+    if known.push and not permissions.token:
         raise PruningError("hub_token_missing")
-    for leftover in experiment.remove_leftovers():
-        print(f"Removed {leftover}, which a stopped run left half-written.")
     prepare_this_process()
     from ..runs import steps
 
-    ExportRequest(formats, known.max_shard_size, known.push, not known.public).write(experiment)
-    steps.run("export", experiment, console=True, token=token)
+    request = ExportRequest(formats, known.max_shard_size, known.push, not known.public)
+    for leftover in claim("export", experiment, partial(request.write, experiment)):
+        print(f"Removed {leftover}, which a stopped run left half-written.")
+    steps.run("export", experiment, console=True, permissions=permissions)
     print()
     for name in formats:
         path = experiment.path(file_of(name))

@@ -4,14 +4,15 @@ experiment's settings + flags -> checks -> repair, training, judging, saving -> 
 """
 
 import argparse
-import os
 import sys
+from functools import partial
 
 from ..errors import PruningError
 from ..experiment import Experiment
 from ..runs.environment import prepare_this_process
+from ..runs.permissions import Permissions
 from ..runs.recovery_request import ask_to_recover, recovery_asked_for
-from ..settings import SETTINGS, canonical, defaults_of, resolve
+from ..settings import OF_THE_PERSON, SETTINGS, canonical, defaults_of, resolve
 from .arguments import add_flag, given_settings, named_as_now
 from .exits import telling_how_to_go_on
 from .run import tell_summary
@@ -38,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(known: argparse.Namespace) -> int:
     """Recovers a model; returns the exit code. Raises PruningError."""
-    given = given_settings(COMMAND, known)
+    notes: list[str] = []
+    given = given_settings(COMMAND, known, notes)
     experiment = Experiment.open(given.get("output_root") or SETTINGS["output_root"].default, given.pop("experiment_name"))
-    settings = _settings(experiment, given)
+    settings = _settings(experiment, given, notes)
     if not experiment.is_recoverable:
         raise PruningError("step_needs", step="recovery", needed="a cut with a saved model")
     if not (settings["reconstruct"] or settings["finetune"]):
@@ -49,21 +51,21 @@ def run(known: argparse.Namespace) -> int:
     prepare_this_process()
     from ..model import processes  # torch takes seconds; bad arguments are answered before
 
-    token = os.environ.get("HF_TOKEN")
+    permissions = Permissions.of_this_command(known)
     if processes.were_launched():
         if settings["dry_run"]:
             raise PruningError("dry_run_launched")
         processes.join(settings["device"])
         if not processes.is_first():
-            return _assist(experiment, token)
+            return _assist(experiment, permissions)
     if settings["dry_run"]:
-        return _show_cost(experiment, settings, token)
-    return _recover(experiment, settings, token)
+        return _show_cost(experiment, settings, permissions)
+    return _recover(experiment, settings, permissions)
 
 
-def _settings(experiment: Experiment, given: dict) -> dict:
+def _settings(experiment: Experiment, given: dict, notes: list[str]) -> dict:
     """The experiment's settings, those of training at their defaults; with `resume` those of the training that was stopped."""
-    before, notes = experiment.settings | recovery_asked_for(experiment), []
+    before = experiment.settings | recovery_asked_for(experiment)
     values = resolve(named_as_now(COMMAND, given, notes), before["strategy"])
     print(*notes, sep="", end="", file=sys.stderr)
     said = {name: values[name] for name in map(canonical, given)}
@@ -71,38 +73,36 @@ def _settings(experiment: Experiment, given: dict) -> dict:
         defaults = {name: SETTINGS[name].default for name in _TRAINING}
         return before | defaults | {"finetune": True} | said
     for name, value in said.items():
-        if name not in _OF_OUTPUT and value != before[name]:
+        if name not in (*_OF_OUTPUT, *OF_THE_PERSON) and value != before[name]:
             raise PruningError("resume_differs", name=name, before=before[name], now=value)
     if said.get("overwrite"):
         raise PruningError("settings_exclusive", first="resume", second="overwrite")
     return before | {name: said.get(name, False) for name in ("resume", "overwrite", "dry_run")}
 
 
-def _recover(experiment: Experiment, settings: dict, token: str | None) -> int:
+def _recover(experiment: Experiment, settings: dict, permissions: Permissions) -> int:
     from ..runs import steps
-    from ..runs.status import refuse_if_busy
+    from ..runs.status import claim
 
-    refuse_if_busy(experiment)
-    experiment.remove_leftovers()
-    ask_to_recover(experiment, settings)
+    claim(COMMAND, experiment, partial(ask_to_recover, experiment, settings))
     with telling_how_to_go_on(COMMAND, experiment):
-        steps.run(COMMAND, experiment, console=True, token=token, resume=settings["resume"])
+        steps.run(COMMAND, experiment, console=True, permissions=permissions, resume=settings["resume"])
     tell_summary(experiment, [])
     return 0
 
 
-def _assist(experiment: Experiment, token: str | None) -> int:
+def _assist(experiment: Experiment, permissions: Permissions) -> int:
     from ..runs.recovery_job import assist
 
-    assist(experiment, token)
+    assist(experiment, permissions)
     return 0
 
 
-def _show_cost(experiment: Experiment, settings: dict, token: str | None) -> int:
+def _show_cost(experiment: Experiment, settings: dict, permissions: Permissions) -> int:
     """Prints what repair and training take; parts of them are timed, and nothing is changed."""
     from ..runs.recovery_job import cost_of_recovery
 
-    cost = cost_of_recovery(experiment, settings, token)
+    cost = cost_of_recovery(experiment, settings, permissions)
     if settings["reconstruct"]:
         print(_repair_in_words(settings["reconstruct_tokens"], cost["repair_seconds"]))
     if settings["finetune"]:

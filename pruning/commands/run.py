@@ -5,7 +5,6 @@ settings -> checks that need no weights -> experiment folder -> steps -> summary
 
 import argparse
 import contextlib
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,9 +16,10 @@ from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import TARGET_BASES
 from ..runs.chosen_plan import layers_from_file, plan_from_file, refuse_unused
 from ..runs.environment import prepare_this_process
+from ..runs.permissions import Permissions
 from ..runs.planner import check_model_settings, check_plan_settings, needs_layer_importance
 from ..runs.status import BASELINE, MEASURE
-from ..settings import OF_THE_FOLDER, STRATEGIES, canonical, resolve
+from ..settings import OF_THE_FOLDER, OF_THE_PERSON, STRATEGIES, canonical, resolve
 from .arguments import given_settings, named_as_now, refuse_missing_folder, strategy_of
 from .exits import telling_how_to_go_on
 
@@ -35,8 +35,8 @@ _JOBS = {"importance": MEASURE}  # of the app; the other commands are jobs of th
 
 def run(command: str, known: argparse.Namespace) -> int:
     """Runs one of COMMANDS; returns the exit code. Raises PruningError."""
-    given = given_settings(command, known)
     notes: list[str] = []
+    given = given_settings(command, known, notes)
     settings = resolve(named_as_now(command, given, notes), strategy_of(command))
     refuse_unused(given)
     print(*notes, sep="", end="", file=sys.stderr)  # only now: what is refused is one sentence
@@ -55,8 +55,8 @@ def run(command: str, known: argparse.Namespace) -> int:
     prepare_this_process()
     from ..model.checkpoint import open_checkpoint  # torch takes seconds; bad arguments are answered before
 
-    token = os.environ.get("HF_TOKEN")
-    header = open_checkpoint(settings["base_model"], token)
+    permissions = Permissions.of_this_command(known)
+    header = open_checkpoint(settings["base_model"], permissions.token, permissions.trust_remote_code)
     check_model_settings(header.shape, settings)
     if job != "baseline":
         _check(command, header, settings)
@@ -64,9 +64,9 @@ def run(command: str, known: argparse.Namespace) -> int:
         from .dry_run import show
 
         return show(job, header, settings)
-    experiment = _experiment(stopped, settings)
+    experiment = _experiment(stopped, job, settings)
     with telling_how_to_go_on(command, experiment):
-        _run_job(job, experiment, token, is_new=stopped is None)
+        _run_job(job, experiment, permissions, is_new=stopped is None)
     if settings["save_table_path"] and experiment.is_measured:
         write_table_file(experiment, Path(settings["save_table_path"]).expanduser())
     tell_summary(experiment, notes)
@@ -83,22 +83,22 @@ def _job(command: str, given: dict, settings: dict) -> str:
     return BASELINE
 
 
-def _experiment(stopped: Experiment | None, settings: dict) -> Experiment:
-    from ..runs.status import create_experiment
+def _experiment(stopped: Experiment | None, job: str, settings: dict) -> Experiment:
+    from ..runs.status import claim, create_experiment
 
     if stopped is not None:
-        stopped.remove_leftovers()
+        claim(job, stopped)
         return stopped
     experiment = create_experiment(settings["output_root"], settings["experiment_name"], settings["overwrite"])
     experiment.write_settings(settings | {"resume": False, "overwrite": False, "dry_run": False})
     return experiment
 
 
-def _run_job(job: str, experiment: Experiment, token: str | None, is_new: bool) -> None:
+def _run_job(job: str, experiment: Experiment, permissions: Permissions, is_new: bool) -> None:
     from ..runs import steps
 
     try:
-        steps.run(job, experiment, console=True, token=token, resume=not is_new)
+        steps.run(job, experiment, console=True, permissions=permissions, resume=not is_new)
     except PruningError as error:
         # Nothing was measured: nothing is left behind, but for a log that somebody has to read.
         if is_new and not experiment.has(TABLE_FILE) and error.code not in ("unexpected", "cancelled"):
@@ -130,7 +130,7 @@ def _stopped_run(command: str, given: dict, settings: dict) -> Experiment | None
     if last not in (now, None):
         raise PruningError("resume_differs", name="command", before=last, now=now)
     for setting in map(canonical, given):
-        if setting not in OF_THE_FOLDER and settings[setting] != before[setting]:
+        if setting not in (*OF_THE_FOLDER, *OF_THE_PERSON) and settings[setting] != before[setting]:
             raise PruningError("resume_differs", name=setting, before=before[setting], now=settings[setting])
     return experiment
 

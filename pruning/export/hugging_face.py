@@ -22,6 +22,7 @@ from ..planning.shape import FAMILIES, PRUNED_PREFIX
 from .disk import written_whole
 from .formats import SMALL_FILES
 from .model_card import model_card
+from .own_code import remove_foreign_code
 from .reload_check import check_reload
 from .shards import write_index
 
@@ -84,13 +85,14 @@ def write_small_files(
     source: Path | None = None,
 ) -> None:
     """Writes all of a model folder but its weights: config and code, generation config, tokenizer with its chat template,
-    licence files of the source. The weights of `model` are not looked at.
+    licence files of the source. Code of the source does not come along. The weights of `model` are not looked at.
     """
     _write_config(model, dtype, folder)
     # Not `save_pretrained`: it refuses settings that many published models come with (temperature without do_sample).
     model.generation_config.to_json_file(folder / "generation_config.json")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+    remove_foreign_code(folder)
     for file in _licences(source):
         shutil.copyfile(file, folder / file.name)
     # safetensors makes its files readable for their owner only.

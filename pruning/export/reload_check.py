@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ..errors import PruningError
 from ..planning.checkpoint_header import read_config
 from ..planning.shape import PRUNED_PREFIX
+from .own_code import foreign_code
 
 TOLERANCE = 1e-4  # largest difference of any logit
 _TIMEOUT = 3600  # seconds; reading tens of gigabytes from a slow disk takes its time
@@ -152,20 +153,21 @@ def _differences(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> di
 
 
 def _opened_folder(folder: str, tensors: dict[str, torch.Tensor], device: str) -> PreTrainedModel:
-    own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)
+    if (found := foreign_code(Path(folder))) is not None:
+        sys.exit(f"it holds code of somebody else: {found}")
     if "token_ids" in tensors:
-        _check_tokenizer(folder, own_code, tensors["token_ids"])
-    return _load(folder, own_code, device)
+        _check_tokenizer(folder, tensors["token_ids"])
+    return _load(folder, device)
 
 
-def _check_tokenizer(folder: str, own_code: bool, expected: torch.Tensor) -> None:
-    # Said for the tokenizer too: left open, transformers asks on the terminal before it reads a config with code.
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code)
+def _check_tokenizer(folder: str, expected: torch.Tensor) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer(_SAMPLE_TEXT)["input_ids"] != expected.tolist():
         sys.exit("the tokenizer gives other tokens")
 
 
-def _load(folder: str, own_code: bool, device: str) -> PreTrainedModel:
+def _load(folder: str, device: str) -> PreTrainedModel:
+    own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)  # the files of this project: seen above
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=own_code, output_loading_info=True
     )

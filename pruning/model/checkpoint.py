@@ -44,10 +44,11 @@ def open_checkpoint(base_model: str, token: str | None = None, trust_remote_code
     return header
 
 
-def load(header: CheckpointHeader, settings: dict) -> LoadedModel:
+def load(header: CheckpointHeader, settings: dict, trust_remote_code: bool = False) -> LoadedModel:
     """The model and tokenizer of a checked folder, on the device and in the dtype of `settings`.
 
-    Raises PruningError for weights that do not fit the config, pickled objects, or an unreadable tokenizer.
+    `trust_remote_code`: the person allowed the code that this folder brings to run. Raises PruningError for weights that do
+    not fit the config, pickled objects, or an unreadable tokenizer.
     """
     device = resolve_device(settings["device"])
     head_dim = header.shape.layers[0].head_dim
@@ -62,7 +63,7 @@ def load(header: CheckpointHeader, settings: dict) -> LoadedModel:
     }
     # A folder of this project is built by the classes of this program: the code in it may be anybody's by now.
     own_class = header.config["model_type"].startswith(PRUNED_PREFIX)
-    trust_remote_code = settings["trust_remote_code"] and not own_class
+    trust_remote_code = trust_remote_code and not own_class
     model = _load_model(header, options, own_class, trust_remote_code)
     if device.type == "cuda" and set(getattr(model, "hf_device_map", {}).values()) & {"cpu", "disk", "meta"}:
         raise PruningError("does_not_fit_gpu")  # offloaded weights have neither gradients nor rows to cut
@@ -71,10 +72,15 @@ def load(header: CheckpointHeader, settings: dict) -> LoadedModel:
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder; raises PruningError when there is none or it cannot be read."""
+    """The tokenizer of a model folder; code that the folder brings for it runs only where the person allowed that.
+
+    Raises PruningError when there is none, it cannot be read, or it needs such code.
+    """
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if not trust_remote_code and "`trust_remote_code=True`" in str(error):
+            raise PruningError("tokenizer_code", model=str(folder)) from error
         raise PruningError("tokenizer", model=str(folder), reason=first_line(error)) from error
 
 

@@ -96,7 +96,7 @@ def _hub_preview(base_model: str, token: str | None) -> ModelPreview:
 def fetch(base_model: str, token: str | None = None, with_code: bool = False) -> Path:
     """The folder with config, tokenizer and weights; a hub model is downloaded into the hub's cache first.
 
-    `with_code` brings the Python files of the model along, which run only where the person allowed it.
+    `with_code` brings the Python files of the model along, which run only where the person allowed it; without, none comes.
     """
     folder = local_folder(base_model)
     if folder is not None:
@@ -104,15 +104,17 @@ def fetch(base_model: str, token: str | None = None, with_code: bool = False) ->
     token = usable_token(token)
     files = [*_CONFIG_FILES, *(["*.py"] if with_code else [])]
     # Not *.safetensors: some repositories hold the same weights once more as consolidated.safetensors.
-    folder = _snapshot(base_model, token, [*files, "model*.safetensors"])
+    folder = _snapshot(base_model, token, [*files, "model*.safetensors"], with_code)
     if not any(folder.glob("model*.safetensors")):
-        folder = _snapshot(base_model, token, [*files, "pytorch_model*.bin"])
+        folder = _snapshot(base_model, token, [*files, "pytorch_model*.bin"], with_code)
     return folder
 
 
-def _snapshot(base_model: str, token: str | None, patterns: list[str]) -> Path:
+def _snapshot(base_model: str, token: str | None, patterns: list[str], with_code: bool = False) -> Path:
+    ignored = ["*/*", *([] if with_code else ["*.py"])]  # `tokenizer*` would bring tokenizer_of_theirs.py too
+
     def download(hub):
-        return hub.snapshot_download(base_model, allow_patterns=patterns, ignore_patterns=["*/*"], token=token)
+        return hub.snapshot_download(base_model, allow_patterns=patterns, ignore_patterns=ignored, token=token)
 
     return Path(_hub_call(base_model, download))
 

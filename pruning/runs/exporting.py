@@ -39,12 +39,13 @@ from ..model.runtime import resolve_device
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
 from .export_request import ExportRequest, saved_model
+from .permissions import Permissions
 from .report import RunReport
 
 CHECK_WINDOWS = 4  # windows on which an exported model must give the logits of the one in memory
 
 
-def export(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def export(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Makes every format that `export.json` asks for."""
     request = ExportRequest.read(experiment)
     if request.is_plan_alone:  # it stands in the folder already
@@ -53,16 +54,16 @@ def export(experiment: Experiment, report: RunReport, settings: dict, token: str
         return
     make_formats(experiment, report, settings, request.formats, request.max_shard_size)
     if request.repository:
-        _push(experiment, report, request, token)
+        _push(experiment, report, request, permissions)
 
 
-def _push(experiment: Experiment, report: RunReport, request: ExportRequest, token: str | None) -> None:
+def _push(experiment: Experiment, report: RunReport, request: ExportRequest, permissions: Permissions) -> None:
     """Uploads the saved folder, and the single files among the formats that were asked for."""
     with report.step("save", detail=f"upload to {request.repository}"):
         beside = tuple(name for name in request.formats if name == BIN or name in GGUF_KINDS)
         card = model_card(experiment, place=request.repository, beside=beside)
         files = tuple(experiment.path(file_of(name)) for name in beside)
-        url = push(saved_model(experiment), request.repository, token, card, files, request.private)
+        url = push(saved_model(experiment), request.repository, permissions.token, card, files, request.private)
         report.say(f"    {url}")
 
 

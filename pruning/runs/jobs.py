@@ -28,7 +28,8 @@ from ..errors import PruningError
 from ..experiment import Experiment
 from . import status as job_status
 from .environment import WORKER_ENVIRONMENT
-from .status import CANCELLED, JobStatus, read_status, request_cancel, this_process, write_status
+from .permissions import Permissions
+from .status import CANCELLED, JobStatus, claim, read_status, request_cancel, write_status
 
 _MAX_STARTS = 3
 _CANCEL_PATIENCE = 10.0  # seconds until a worker that does not react (one long batch, a download) is ended instead
@@ -39,7 +40,7 @@ _BROKEN = (BrokenProcessPool, ShutdownExecutorError)
 class _Job:
     experiment: Experiment
     kind: str
-    token: str | None
+    permissions: Permissions
     starts: int = 1  # how often it was given to a worker
     is_over: bool = False  # another job has the experiment's job.json now
 
@@ -55,19 +56,22 @@ class JobQueue:
         self._running: _Job | None = None  # the first of `_jobs`, once the worker has it
         self._lock = threading.RLock()
 
-    def submit(self, kind: str, experiment: Experiment, token: str | None = None) -> None:
-        """Queues a job; raises PruningError when the experiment is already being worked on."""
+    def submit(
+        self,
+        kind: str,
+        experiment: Experiment,
+        permissions: Permissions = Permissions(),
+        request: Callable[[], None] | None = None,
+    ) -> None:
+        """Queues a job; `request` writes what is asked of it, once it is sure that the job is taken.
+
+        Raises PruningError when the experiment is being worked on, or `request` refuses; nothing is changed then.
+        """
         with self._lock:
-            current = read_status(experiment)
-            if current and current.is_active:
-                raise PruningError("experiment_busy", name=experiment.name)
+            claim(kind, experiment, request)
             if (before := self._job_of(experiment)) is not None:
                 before.is_over = True  # by its file; the executor has not said so yet
-            experiment.remove_leftovers()
-            experiment.path(job_status.CANCEL_FILE).unlink(missing_ok=True)
-            now = time.time()
-            write_status(experiment, JobStatus(kind, started=now, updated=now, process=this_process()))
-            self._jobs.append(_Job(experiment, kind, token))
+            self._jobs.append(_Job(experiment, kind, permissions))
             self._start_next()
 
     def cancel(self, experiment: Experiment) -> None:
@@ -125,7 +129,7 @@ class JobQueue:
         future.add_done_callback(lambda future: self._ended(job, future))
 
     def _give_to_worker(self, job: _Job) -> Future:
-        arguments = (run_job, job.kind, str(job.experiment.folder), job.token)
+        arguments = (run_job, job.kind, str(job.experiment.folder), job.permissions)
         if self._executor is not None:
             with contextlib.suppress(*_BROKEN):  # the worker died while it had nothing to do
                 return self._executor.submit(*arguments)
@@ -157,12 +161,12 @@ class JobQueue:
                 _kill_child(status.process[0])  # `_ended` follows
 
 
-def run_job(kind: str, folder: str, token: str | None) -> None:
+def run_job(kind: str, folder: str, permissions: Permissions) -> None:
     """In the worker: runs the job and leaves how it ended in `job.json`."""
     from . import steps  # torch loads in the worker only
 
     with contextlib.suppress(Exception):  # job.json and the log hold it; the worker stays for the next job
-        steps.run(kind, Experiment(Path(folder)), token=token)
+        steps.run(kind, Experiment(Path(folder)), permissions=permissions)
 
 
 def _record_end(job: _Job, error: BaseException | None) -> None:

@@ -7,15 +7,16 @@ from ..errors import PruningError
 from ..experiment import Experiment
 from ..model.checkpoint import LoadedModel, load, open_checkpoint
 from ..planning.checkpoint_header import CheckpointHeader
+from .permissions import Permissions
 from .report import RunReport
 
-_MODEL_SETTINGS = ("device", "dtype", "attn_implementation", "trust_remote_code")
+_MODEL_SETTINGS = ("device", "dtype", "attn_implementation")
 _warm: dict[tuple, LoadedModel] = {}
 
 
-def open_model(experiment: Experiment, report: RunReport, settings: dict, token: str | None) -> CheckpointHeader:
+def open_model(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions) -> CheckpointHeader:
     """The checked header of the experiment's model; raises PruningError when it is another one than before."""
-    header = open_checkpoint(settings["base_model"], token, settings["trust_remote_code"])
+    header = open_checkpoint(settings["base_model"], permissions.token, permissions.trust_remote_code)
     known = experiment.description()["fingerprint"]
     if known is None:
         libraries = {name: version(name) for name in ("torch", "transformers", "streamlit")}
@@ -26,12 +27,13 @@ def open_model(experiment: Experiment, report: RunReport, settings: dict, token:
     return header
 
 
-def warm_model(header: CheckpointHeader, settings: dict) -> LoadedModel:
+def warm_model(header: CheckpointHeader, settings: dict, permissions: Permissions = Permissions()) -> LoadedModel:
     """The model of the last job when it is the same one; at most one is kept."""
-    key = (str(header.folder), header.fingerprint, *(settings[name] for name in _MODEL_SETTINGS))
+    trusted = permissions.trust_remote_code
+    key = (str(header.folder), header.fingerprint, trusted, *(settings[name] for name in _MODEL_SETTINGS))
     if key not in _warm:
         _warm.clear()
-        _warm[key] = load(header, settings)
+        _warm[key] = load(header, settings, trusted)
     return _warm[key]
 
 

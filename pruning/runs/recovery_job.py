@@ -37,6 +37,7 @@ from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
 from ..planning.recovery_cost import recovery_cost
 from .judging import load_held_out, record_perplexity, round_as_saved, save_and_check, saved_dtype, was_measured
+from .permissions import Permissions
 from .recovering import (
     STOPPED,
     Lines,
@@ -60,10 +61,10 @@ from .recovery_request import COST_VERSION, OF_A_MEASUREMENT, cost_asked_for, fo
 from .report import RunReport
 
 
-def recover(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def recover(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """The job: does what was asked for, or else what the settings say, as a run goes on with its training."""
     try:
-        repair_and_train(experiment, report, settings | recovery_asked_for(experiment), token)
+        repair_and_train(experiment, report, settings | recovery_asked_for(experiment), permissions)
     except (Cancelled, KeyboardInterrupt):
         raise  # what was asked for may be gone on with
     except Exception:
@@ -72,7 +73,9 @@ def recover(experiment: Experiment, report: RunReport, settings: dict, token: st
     forget_request(experiment)
 
 
-def repair_and_train(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def repair_and_train(
+    experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()
+) -> None:
     """Repairs (`reconstruct`) and trains (`finetune`) the model that a cut saved, and puts the result in its place.
 
     Goes on with a training of the same settings that was stopped. A cancel during the training saves the best state so far.
@@ -80,16 +83,16 @@ def repair_and_train(experiment: Experiment, report: RunReport, settings: dict, 
     with experiment.draft() as draft:
         ready = None
         try:
-            ready = _prepare(experiment, draft, report, settings, token)
+            ready = _prepare(experiment, draft, report, settings, permissions)
         finally:
             # the others wait for it
             processes.from_first((settings, _cut_model_folder(experiment, draft)) if ready else None)
         if ready:
-            train_and_save(experiment, draft, report, settings, *ready, token)
+            train_and_save(experiment, draft, report, settings, *ready, permissions)
 
 
 def _prepare(
-    experiment: Experiment, draft: Experiment, report: RunReport, settings: dict, token: str | None
+    experiment: Experiment, draft: Experiment, report: RunReport, settings: dict, permissions: Permissions
 ) -> tuple[LoadedModel, PreTrainedModel, TrainingData, HeldOutText, float | None] | None:
     """All that comes before the training, and what the training begins with; None where none is left to do."""
     if not (settings["reconstruct"] or settings["finetune"]):
@@ -108,7 +111,7 @@ def _prepare(
         report.say(f"    the cut model{repaired}: {loaded.header.shape.parameters:,} parameters")
     text = load_held_out(settings, loaded)
     data = training_data(settings, loaded, text) if trains else None
-    _refuse_what_cannot_be(experiment, settings, loaded, repairs, trains, token)
+    _refuse_what_cannot_be(experiment, settings, loaded, repairs, trains, permissions)
     if not settings["overwrite"]:
         refuse_to_give_up(experiment, settings, data, repairs or experiment.has(REPAIR_FILE))
         if not trains and experiment.has(RECOVERY_FILE):
@@ -116,9 +119,9 @@ def _prepare(
     for each in (experiment, draft):
         each.write_settings(settings | {"resume": False, "dry_run": False, "overwrite": False})
     forget_request(experiment)
-    line = _judge_missing(experiment, draft, report, settings, loaded, text, data, token)
+    line = _judge_missing(experiment, draft, report, settings, loaded, text, data, permissions)
     if repairs:
-        _repair_cut_model(experiment, draft, report, settings, loaded, text, token)
+        _repair_cut_model(experiment, draft, report, settings, loaded, text, permissions)
         if not (trains and experiment.has(RECOVERY_FILE)):  # else a trained model stands there, until the next one is kept
             experiment.take(draft)
             experiment.forget_checkpoints()  # of a training that began without the repair
@@ -126,13 +129,13 @@ def _prepare(
 
 
 def _refuse_what_cannot_be(
-    experiment: Experiment, settings: dict, loaded: LoadedModel, repairs: bool, trains: bool, token: str | None
+    experiment: Experiment, settings: dict, loaded: LoadedModel, repairs: bool, trains: bool, permissions: Permissions
 ) -> None:
     """Raises PruningError for what would else be found after an hour of work, or when a stopped training is gone already."""
     if trains:
         check_targets(loaded.model, training_from_settings(settings, 1))
     if repairs or (trains and settings["distill_weight"]):
-        _source_header(experiment, settings, token)
+        _source_header(experiment, settings, permissions)
     if repairs:
         text_of_repair(settings, loaded)
 
@@ -144,10 +147,10 @@ def _repair_cut_model(
     settings: dict,
     loaded: LoadedModel,
     text: HeldOutText,
-    token: str | None,
+    permissions: Permissions,
 ) -> None:
     """Repairs the loaded model, judges and saves it: model and cut model of the draft are the repaired one."""
-    source = _source(experiment, settings, token)
+    source = _source(experiment, settings, permissions)
     if experiment.has(REPAIR_FILE):
         report.say("    the repair that was made before is undone first")
         undo_repair(source.model, loaded.model, experiment.read_plan())
@@ -157,7 +160,7 @@ def _repair_cut_model(
     write_json(draft.path(REPAIR_FILE), content)
 
 
-def assist(experiment: Experiment, token: str | None = None) -> None:
+def assist(experiment: Experiment, permissions: Permissions = Permissions()) -> None:
     """What the other processes of `accelerate launch` do in `recover`: wait for the training, and take part in it."""
     asked = processes.from_first(None)
     if asked is None:  # the first came to its end without one
@@ -165,17 +168,17 @@ def assist(experiment: Experiment, token: str | None = None) -> None:
     settings, cut_model = asked
     loaded = _load_from(cut_model, settings)
     data = training_data(settings, loaded, load_held_out(settings, loaded))
-    assist_training(experiment, settings, loaded.model, data, partial(_teacher, experiment, settings, token))
+    assist_training(experiment, settings, loaded.model, data, partial(_teacher, experiment, settings, permissions))
 
 
-def measure_cost(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def measure_cost(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Writes recovery_cost.json: what the recovery would take that this file asks for, or else the settings.
 
     Changes nothing else: the settings stay those of the run that left them, which may be gone on with.
     """
     asked = settings | cost_asked_for(experiment)
     with report.step("recovery", detail="a short measurement of what it takes"):
-        cost = cost_of_recovery(experiment, asked, token)
+        cost = cost_of_recovery(experiment, asked, permissions)
         measured_with = {name: asked[name] for name in OF_A_MEASUREMENT}
         write_json(experiment.path(COST_FILE), {"format_version": COST_VERSION, "settings": measured_with} | cost)
         if cost["repair_seconds"] is not None:
@@ -184,7 +187,7 @@ def measure_cost(experiment: Experiment, report: RunReport, settings: dict, toke
             report.say(f"    {cost['steps']:,} steps, about {cost['seconds']:.0f} s")
 
 
-def cost_of_recovery(experiment: Experiment, settings: dict, token: str | None = None) -> dict:
+def cost_of_recovery(experiment: Experiment, settings: dict, permissions: Permissions = Permissions()) -> dict:
     """What the settings ask for takes: bytes that are free where it computes (`device`), seconds of the repair, and of a
     training parameters, bytes at the peak, windows, tokens, steps and seconds, from a step and an evaluation that are timed.
 
@@ -197,7 +200,7 @@ def cost_of_recovery(experiment: Experiment, settings: dict, token: str | None =
     loaded = load(open_checkpoint(str(experiment.cut_model_folder)), settings)
     repairs = needs_repair(experiment, settings)
     distils = settings["finetune"] and settings["distill_weight"]
-    source = _source(experiment, settings, token) if repairs or distils else None
+    source = _source(experiment, settings, permissions) if repairs or distils else None
     seconds = seconds_of_repair(settings, source, loaded.model, experiment.read_plan()) if repairs else None
     cost = here | {"repair_seconds": seconds}
     if not settings["finetune"]:
@@ -259,7 +262,7 @@ def train_and_save(
     data: TrainingData,
     text: HeldOutText,
     perplexity_before: float | None,
-    token: str | None,
+    permissions: Permissions,
     save: bool = True,
 ) -> None:
     """Trains `pruned`, judges and saves what comes of it, and puts it in the place of what is there; raises Cancelled after
@@ -269,7 +272,7 @@ def train_and_save(
         experiment.keep_cut_model()
     warn_of_shared_text(draft, report, settings, "recovered", settings["finetune_corpus"] or settings["corpus"])
     lines = Lines(perplexity_before, draft.has(REPAIR_FILE))
-    teacher = partial(_teacher, experiment, settings, token)
+    teacher = partial(_teacher, experiment, settings, permissions)
     again = partial(_model_as_cut, experiment, draft, settings)
     adapter = draft.path(ADAPTER_FOLDER)
     result, course = train_cut_model(experiment, report, settings, pruned, data, lines, teacher, again, adapter)
@@ -316,21 +319,22 @@ def _model_as_cut(experiment: Experiment, draft: Experiment, settings: dict) -> 
     return _load_from(_cut_model_folder(experiment, draft), settings).model
 
 
-def _source(experiment: Experiment, settings: dict, token: str | None) -> LoadedModel:
+def _source(experiment: Experiment, settings: dict, permissions: Permissions) -> LoadedModel:
     """The model before the cut; raises PruningError when it is not there any more, or another one stands there."""
-    return load(_source_header(experiment, settings, token), _on_own_device(settings))
+    header = _source_header(experiment, settings, permissions)
+    return load(header, _on_own_device(settings), permissions.trust_remote_code)
 
 
-def _source_header(experiment: Experiment, settings: dict, token: str | None) -> CheckpointHeader:
-    header = open_checkpoint(settings["base_model"], token, settings["trust_remote_code"])
+def _source_header(experiment: Experiment, settings: dict, permissions: Permissions) -> CheckpointHeader:
+    header = open_checkpoint(settings["base_model"], permissions.token, permissions.trust_remote_code)
     known = experiment.description()["fingerprint"]
     if header.fingerprint != known:
         raise PruningError("plan_other_model", path=experiment.folder, found=known[:12], expected=header.fingerprint[:12])
     return header
 
 
-def _teacher(experiment: Experiment, settings: dict, token: str | None) -> PreTrainedModel:
-    return _source(experiment, settings, token).model
+def _teacher(experiment: Experiment, settings: dict, permissions: Permissions) -> PreTrainedModel:
+    return _source(experiment, settings, permissions).model
 
 
 def _on_own_device(settings: dict) -> dict:
@@ -345,7 +349,7 @@ def _judge_missing(
     loaded: LoadedModel,
     text: HeldOutText,
     data: TrainingData | None,
-    token: str | None,
+    permissions: Permissions,
 ) -> float | None:
     """Records in the draft perplexities that the cut did not, and returns the unpruned model's on the validation windows.
 
@@ -362,7 +366,7 @@ def _judge_missing(
     if earlier.get("validation") == data.validated_on:
         return earlier["lines"]["before"]
     try:
-        source = _source(experiment, settings, token)
+        source = _source(experiment, settings, permissions)
     except PruningError as error:
         report.say(f"    no line for the model before the cut: {error}")
         return None

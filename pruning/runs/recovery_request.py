@@ -1,12 +1,13 @@
 """What is asked of the jobs `recover` and `cost`, and which settings decide a training.
 
     recovery_request.json   {settings}  --recover-->  description.txt, once nothing is left that could be refused
-    recovery_cost.json      {settings}  --cost---->   {settings, seconds, bytes, ...}
+    recovery_cost.json      {asked}     --cost---->   {settings, seconds, bytes, ...}
 
 Not in description.txt: its settings are those of the last run that began, by which a run that was stopped goes on. Imports no
 torch.
 """
 
+from ..errors import PruningError
 from ..experiment import COST_FILE, REPAIR_FILE, Experiment, read_json, write_json
 from ..settings import SETTINGS
 
@@ -57,13 +58,20 @@ def forget_request(experiment: Experiment) -> None:
 
 
 def ask_for_cost(experiment: Experiment, settings: dict) -> None:
-    """Asks the job `cost` for what these settings would take; what was measured before is forgotten."""
+    """Asks the job `cost` for what these settings would take; what was measured before stays until that is measured."""
     asked = {name: settings[name] for name in OF_A_MEASUREMENT}
-    write_json(experiment.path(COST_FILE), {"format_version": COST_VERSION, "settings": asked})
+    try:
+        measured = _read_cost(experiment)
+    except PruningError:  # damaged, and about to be made anew
+        measured = {}
+    write_json(experiment.path(COST_FILE), measured | {"format_version": COST_VERSION, "asked": asked})
 
 
 def cost_asked_for(experiment: Experiment) -> dict:
     """The settings that a measurement was asked for by; none where it was not. Raises PruningError for a broken file."""
-    if not experiment.has(COST_FILE):
-        return {}
-    return read_json(experiment.path(COST_FILE), COST_VERSION).get("settings", {})
+    content = _read_cost(experiment)
+    return content.get("asked", content.get("settings", {}))
+
+
+def _read_cost(experiment: Experiment) -> dict:
+    return read_json(experiment.path(COST_FILE), COST_VERSION) if experiment.has(COST_FILE) else {}

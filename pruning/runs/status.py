@@ -5,8 +5,10 @@
 Imports no torch. Knows nothing about what the steps do.
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,6 +16,11 @@ import psutil
 
 from ..errors import PruningError
 from ..experiment import Experiment, naming_damage, read_json, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT_VERSION = 1
 JOB_FILE, CANCEL_FILE = "job.json", "cancel"
@@ -111,6 +118,45 @@ def write_status(experiment: Experiment, status: JobStatus) -> None:
 def this_process() -> tuple[int, float]:
     """The pid of this process and when it started, which together name it for good."""
     return os.getpid(), psutil.Process().create_time()
+
+
+def claim(kind: str, experiment: Experiment, request: Callable[[], None] | None = None) -> list[Path]:
+    """Takes the experiment for a job of this process, once nothing else works on it; what asks for a job begins here.
+
+    `request` then writes what is asked of the job. Returns what a process that was killed had left half-written, which is
+    removed. Raises PruningError when another job has the experiment, it is gone, or `request` refuses; nothing is changed then.
+    """
+    if not experiment.has("description.txt"):
+        raise PruningError("experiment_unknown", name=experiment.name, root=experiment.folder.parent)
+    try:
+        with _alone_in(experiment.folder):
+            refuse_if_busy(experiment)
+            if request is not None:
+                request()
+            removed = experiment.remove_leftovers()
+            experiment.path(CANCEL_FILE).unlink(missing_ok=True)
+            now = time.time()
+            write_status(experiment, JobStatus(kind, started=now, updated=now, process=this_process()))
+            return removed
+    except OSError as error:
+        raise PruningError("disk_write", path=experiment.folder, reason=error.strerror or error) from error
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps out other processes, and threads, that are about to take a job of the experiment; a lock of one that died is gone.
+
+    The folder itself is locked, so that no file stays behind. Where the system has no such locks, two may ask at once.
+    """
+    if fcntl is None:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def create_experiment(root: str | Path, name: str, overwrite: bool = False) -> Experiment:

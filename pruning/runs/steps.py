@@ -48,6 +48,7 @@ from .judging import load_held_out, record_perplexity, save_and_check, saved_dty
 from .learning import find_out
 from .loading import forget_model, open_model, warm_model
 from .measuring import Measurement
+from .permissions import Permissions
 from .planner import plan_from_settings
 from .recovering import training_data
 from .recovery_job import measure_cost, recover, repair_and_judge, repair_and_train, train_and_save, validation_perplexity
@@ -57,69 +58,69 @@ from .trials import asked_for
 from .trying import try_waiting
 
 
-def measure(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def measure(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Measures the importance of every group and of every layer, unless the same was measured before."""
     with report.step("load"):
-        header = open_model(experiment, report, settings, token)
+        header = open_model(experiment, report, settings, permissions)
         measurement = Measurement(experiment, settings, header)
         if measurement.taken_over(report):
             return
-        loaded = warm_model(header, settings)
+        loaded = warm_model(header, settings, permissions)
     report.skip("baseline", "the model is not cut")
     measurement.run(report, loaded)
 
 
-def prune(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def prune(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Cuts by `plan.json`, describes and evaluates the result, saves it and checks that it loads again.
 
     In rounds (`iterative_steps`) the settings of that plan give another one, which takes its place.
     """
     plan = experiment.read_plan()
-    loaded = _load(experiment, report, settings, token)
+    loaded = _load(experiment, report, settings, permissions)
     text = _held_out(settings, loaded)
     measurement = Measurement(experiment, settings, loaded.header) if settings["iterative_steps"] > 1 else None
     experiment.forget_result()  # not before it is sure that the new cut has all it needs
     _baseline(experiment, report, settings, loaded, text)
     if measurement is not None:
         plan = _select(experiment, report, settings, loaded, measurement)
-    _cut_and_train(experiment, report, settings, loaded, plan, text, token)
+    _cut_and_train(experiment, report, settings, loaded, plan, text, permissions)
 
 
-def whole_run(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def whole_run(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Everything in one go, as the command line does it: measure, plan by the settings, cut, evaluate, save."""
-    if _went_on_with_recovery(experiment, report, settings, token) or _is_finished(experiment, report, settings):
+    if _went_on_with_recovery(experiment, report, settings, permissions) or _is_finished(experiment, report, settings):
         return
-    loaded = _load(experiment, report, settings, token)
+    loaded = _load(experiment, report, settings, permissions)
     measurement = Measurement(experiment, settings, loaded.header, layers_where_needed=True)
     text = _held_out(settings, loaded)
     _baseline(experiment, report, settings, loaded, text)
     measurement.run(report, loaded)
     plan = _select(experiment, report, settings, loaded, measurement)
-    _cut_and_train(experiment, report, settings, loaded, plan, text, token)
+    _cut_and_train(experiment, report, settings, loaded, plan, text, permissions)
 
 
-def apply(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def apply(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Cuts by a file that a person made or edited: rows that go, a table to plan from, or a plan."""
     if settings["stream"]:
-        apply_streamed(experiment, report, settings, token)
+        apply_streamed(experiment, report, settings, permissions)
         return
-    if _went_on_with_recovery(experiment, report, settings, token) or _is_finished(experiment, report, settings):
+    if _went_on_with_recovery(experiment, report, settings, permissions) or _is_finished(experiment, report, settings):
         return
-    loaded = _load(experiment, report, settings, token)
+    loaded = _load(experiment, report, settings, permissions)
     text = _held_out(settings, loaded)
     _baseline(experiment, report, settings, loaded, text)
     report.skip("gradients", "a file says what goes")
     plan = choose_plan(experiment, report, settings, loaded.header)
-    _cut_and_train(experiment, report, settings, loaded, plan, text, token)
+    _cut_and_train(experiment, report, settings, loaded, plan, text, permissions)
 
 
-def baseline(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def baseline(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Perplexity of the model as it is, and nothing else."""
-    loaded = _load(experiment, report, settings, token)
+    loaded = _load(experiment, report, settings, permissions)
     _baseline(experiment, report, settings, loaded, _held_out(settings, loaded))
 
 
-def pack(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def pack(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Packs the saved, checked model folder as `model.zip`."""
     if not experiment.is_saved:
         raise PruningError("step_needs", step="export", needed="a cut")
@@ -127,17 +128,17 @@ def pack(experiment: Experiment, report: RunReport, settings: dict, token: str |
         write_zip(experiment.model_folder, experiment.path(ZIP_FILE), report.progress)
 
 
-def try_plans(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def try_plans(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Perplexity of the plans that wait in the experiment to be tried, masked; the model is not cut."""
-    loaded = _load(experiment, report, settings, token)
+    loaded = _load(experiment, report, settings, permissions)
     with report.step("perplexity", 0, "windows", detail="masked"):
         text = load_held_out(settings | asked_for(experiment)[1], loaded)
         try_waiting(experiment, report, loaded, text, 2 * settings["gradient_batch_size"])
 
 
-def learn(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def learn(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Runs the experiment that waits: what cuts do to the loss, masked; the model is not cut."""
-    loaded = _load(experiment, report, settings, token)
+    loaded = _load(experiment, report, settings, permissions)
     with report.step("baseline", detail="of the model as it is, on the windows of the experiment"):
         text = load_held_out(settings | {"eval_windows": asked(experiment).basis["windows"]}, loaded)
     find_out(experiment, report, loaded, text, 2 * settings["gradient_batch_size"])
@@ -162,16 +163,21 @@ JOBS: dict[str, Callable] = {
 ROAD = ("measure", "prune", "global", "layer", "uniform", "apply", "baseline")
 
 
-def run(kind: str, experiment: Experiment, console: bool = False, token: str | None = None, resume: bool = False) -> None:
+def run(
+    kind: str,
+    experiment: Experiment,
+    console: bool = False,
+    permissions: Permissions = Permissions(),
+    resume: bool = False,
+) -> None:
     """Runs one kind of job on an experiment whose settings are written; how it ends stands in `job.json`.
 
-    Raises PruningError for whatever went wrong. `token` opens gated hub models and is written nowhere. `resume` goes on from
-    the last step that was finished.
+    Raises PruningError for whatever went wrong. `resume` goes on from the last step that was finished.
     """
     with RunReport(experiment, kind, console) as report:
         if kind in ROAD:
             experiment.write_job(kind)
-        JOBS[kind](experiment, report, experiment.settings | {"resume": resume}, token)
+        JOBS[kind](experiment, report, experiment.settings | {"resume": resume}, permissions)
         if report.seconds and kind not in ("try", "cost", "learn"):  # no steps of the road
             experiment.update_metrics(seconds={name: round(s, 3) for name, s in report.seconds.items()})
 
@@ -179,9 +185,9 @@ def run(kind: str, experiment: Experiment, console: bool = False, token: str | N
 # the steps ------------------------------------------------------------------------------------------------------------
 
 
-def _load(experiment: Experiment, report: RunReport, settings: dict, token: str | None) -> LoadedModel:
+def _load(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions) -> LoadedModel:
     with report.step("load"):
-        return warm_model(open_model(experiment, report, settings, token), settings)
+        return warm_model(open_model(experiment, report, settings, permissions), settings, permissions)
 
 
 def _baseline(experiment: Experiment, report: RunReport, settings: dict, loaded: LoadedModel, text: HeldOutText | None) -> None:
@@ -220,7 +226,7 @@ def _cut_and_train(
     loaded: LoadedModel,
     plan: PruningPlan,
     text: HeldOutText | None,
-    token: str | None,
+    permissions: Permissions,
 ) -> None:
     """Cuts, and trains the cut model where that is asked for; a training that fails leaves the cut as it is."""
     if settings["finetune"]:
@@ -229,7 +235,7 @@ def _cut_and_train(
         pruned = _cut_and_judge(experiment, report, settings, loaded, plan, text)
         save = settings["save_model"]
         with experiment.draft() as draft:
-            train_and_save(experiment, draft, report, settings, loaded, pruned, data, text, before, token, save)
+            train_and_save(experiment, draft, report, settings, loaded, pruned, data, text, before, permissions, save)
     else:
         _cut_and_judge(experiment, report, settings, loaded, plan, text)
     if settings["save_model"]:
@@ -289,11 +295,11 @@ def _is_finished(experiment: Experiment, report: RunReport, settings: dict) -> b
     return is_finished
 
 
-def _went_on_with_recovery(experiment: Experiment, report: RunReport, settings: dict, token: str | None) -> bool:
+def _went_on_with_recovery(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions) -> bool:
     """Whether the run had saved its cut before it was stopped, so that only its training was left; that is done then."""
     is_left = settings["resume"] and settings["finetune"] and experiment.is_recoverable and not experiment.is_recovered
     if is_left:
-        repair_and_train(experiment, report, settings, token)
+        repair_and_train(experiment, report, settings, permissions)
         _make_other_formats(experiment, report, settings)
     return is_left
 

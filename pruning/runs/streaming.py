@@ -25,6 +25,7 @@ from .chosen_plan import layers_from_file, plan_from_file
 from .describing import describe_cut, say_empty_layers, say_plan
 from .exporting import check_windows, checked
 from .loading import open_model
+from .permissions import Permissions
 from .report import RunReport
 
 _COMPUTING_BYTES = 4  # float32
@@ -45,11 +46,11 @@ def choose_plan(experiment: Experiment, report: RunReport, settings: dict, heade
     return chosen.plan
 
 
-def apply_streamed(experiment: Experiment, report: RunReport, settings: dict, token: str | None = None) -> None:
+def apply_streamed(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Cuts by a file into `model/`; what fails leaves nothing of its result."""
     with report.step("load"):
-        header = open_model(experiment, report, settings, token)
-        tokenizer = load_tokenizer(header.folder)
+        header = open_model(experiment, report, settings, permissions)
+        tokenizer = load_tokenizer(header.folder, permissions.trust_remote_code)
     if settings["resume"] and experiment.is_saved:
         report.say("    this run came to its end; nothing is left to do")
         return

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pruning.experiment import Experiment
+from pruning.experiment import Experiment, write_json
 from pruning.planning.allocation import Protection, allocate_global
 from pruning.runs.jobs import queue
-from pruning.runs.status import read_status
+from pruning.runs.status import JobStatus, read_status, this_process, write_status
 from ui import workspace
 from ui.translation import t
 
@@ -133,3 +133,30 @@ def test_text_shorter_than_one_window_is_told_by_the_job(app):
     assert not at.exception
     assert len(at.error) == 1 and "less than one window of 128" in at.error[0].value
     assert not at.button(key="start").disabled
+
+
+@pytest.mark.parametrize(
+    ("page", "key", "file"),
+    [
+        ("prune", "cut", "description.txt"),
+        ("recover", "measure_cost", "recovery_cost.json"),
+        ("recover", "recover_start", "recovery_request.json"),
+        ("export", "pack", "export.json"),
+    ],
+)
+def test_a_start_that_is_refused_changes_nothing(app_of, cut_root, tmp_path, page, key, file):
+    """A job that began elsewhere after the page was drawn has the experiment."""
+    shutil.copytree(cut_root, tmp_path / "experiments")
+    experiment = Experiment.open(tmp_path / "experiments", "first")
+    measured = {"settings": experiment.settings | {"finetune": True, "finetune_samples": 8}, "windows": 7}
+    write_json(experiment.path("recovery_cost.json"), {"format_version": 1} | measured)
+    at = on_page(app_of(tmp_path / "experiments"), page)
+    if page == "export":
+        at.selectbox(key="export_format").set_value("bin").run()
+    elif page == "prune":
+        at.number_input(key="eval_windows").set_value(9).run()
+    write_status(experiment, JobStatus("measure", "running", process=this_process()))
+    before = experiment.path(file).read_bytes() if experiment.has(file) else None
+    at.button(key=key).click().run()
+    assert not at.exception and any("first" in error.value for error in at.error)
+    assert (experiment.path(file).read_bytes() if experiment.has(file) else None) == before

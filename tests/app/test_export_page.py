@@ -90,7 +90,12 @@ def test_a_refusal_says_why_and_what_to_choose(page, tmp_path):
 def test_the_button_leaves_the_request_and_queues_the_job(page, tmp_path, monkeypatch):
     experiment = cut_experiment(tmp_path, "llama")
     queued = []
-    monkeypatch.setattr(type(queue()), "submit", lambda self, kind, experiment, token: queued.append((kind, token)))
+
+    def submit(self, kind, experiment, permissions, request):
+        request()
+        queued.append((kind, permissions.token))
+
+    monkeypatch.setattr(type(queue()), "submit", submit)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     at = page(experiment, "bin")
     at.button(key="pack").click().run()

@@ -53,7 +53,12 @@ def recovered(recovered_root, tmp_path) -> Experiment:
 def submitted(monkeypatch) -> list:
     """What the page hands to the worker, which is not started."""
     asked = []
-    monkeypatch.setattr(JobQueue, "submit", lambda queue, kind, experiment, token=None: asked.append((kind, experiment.name)))
+
+    def submit(queue, kind, experiment, permissions, request):
+        request()
+        asked.append((kind, experiment.name))
+
+    monkeypatch.setattr(JobQueue, "submit", submit)
     return asked
 
 

@@ -16,6 +16,7 @@ from pruning.model.surgery import cut
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.settings import resolve
 from tests.tiny_models import FAMILIES, plan_without, random_ids, tiny_model
+from tests.trap import set_trap
 
 DEMO = Path(__file__).parents[2] / "assets" / "demo_model"
 VOCABULARY = 4096  # the demo tokenizer's
@@ -39,8 +40,8 @@ def saved(tmp_path, tokenizer):
     return make
 
 
-def load_folder(folder: Path, **settings) -> LoadedModel:
-    return load(open_checkpoint(str(folder)), resolve(settings))
+def load_folder(folder: Path, trust_remote_code: bool = False, **settings) -> LoadedModel:
+    return load(open_checkpoint(str(folder)), resolve(settings), trust_remote_code)
 
 
 def refusal(folder: Path, **settings) -> str:
@@ -224,22 +225,6 @@ def test_pickled_objects_are_refused_and_their_code_does_not_run(saved, tmp_path
     torch.save({"weight": _Trap(tmp_path / "sprung")}, folder / "pytorch_model.bin")
     assert refusal(folder).startswith(sentence)
     assert not (tmp_path / "sprung").exists()
-
-
-def set_trap(folder: Path, sprung: Path) -> None:
-    """Code in the folder that leaves a mark when it runs, and a config that points to it."""
-    trap = f"open({str(sprung)!r}, 'w').close()\n"
-    config = "from transformers import LlamaConfig\nclass Trap(LlamaConfig): ...\n"
-    model = "from transformers import LlamaForCausalLM\nfrom .configuration_trap import Trap as Config\n"
-    model += "class Trap(LlamaForCausalLM):\n    config_class = Config\n"
-    tokenizer = "from transformers import PreTrainedTokenizerFast\nclass Trap(PreTrainedTokenizerFast): ...\n"
-    for name, code in {"configuration": config, "modeling": model, "tokenization": tokenizer}.items():
-        (folder / f"{name}_trap.py").write_text(trap + code)
-    auto_map = {"AutoConfig": "configuration_trap.Trap", "AutoModelForCausalLM": "modeling_trap.Trap"}
-    change_config(folder, auto_map=auto_map)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    tokenizers = {"auto_map": {"AutoTokenizer": [None, "tokenization_trap.Trap"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | tokenizers))
 
 
 def test_code_in_a_model_folder_runs_only_when_allowed(saved, tmp_path):

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ import pytest
 
 from pruning.errors import PruningError
 from pruning.runs.jobs import JobQueue
-from pruning.runs.status import last_written, read_status, write_status
+from pruning.runs.status import JobStatus, claim, last_written, read_status, this_process, write_status
 from tests.runs.quick_runs import (
     STEPS_THAT_RUN,
     assert_nothing_half_written,
@@ -50,6 +50,36 @@ def make(tmp_path, model_folder, text):
 def long_text(tmp_path):
     (tmp_path / "long.txt").write_text("x = 1\n" * 200_000)
     return tmp_path / "long.txt"
+
+
+def test_of_all_that_ask_at_once_one_gets_the_experiment_and_the_others_change_nothing(make):
+    experiment, written = make(), []
+
+    def ask(number: int) -> str:
+        try:
+            claim("measure", experiment, lambda: written.append(number))
+        except PruningError as error:
+            return error.code
+        return "claimed"
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(32)))
+    assert sorted(answers) == ["claimed"] + ["experiment_busy"] * 31
+    assert written == [answers.index("claimed")]
+    assert read_status(experiment).process == this_process()
+
+
+def test_a_request_that_is_refused_leaves_the_last_status(queue, make):
+    experiment = make()
+    write_status(experiment, JobStatus("measure", "done"))
+    before = experiment.path("job.json").read_bytes()
+
+    def refuse() -> None:
+        raise PruningError("recover_nothing")
+
+    with pytest.raises(PruningError):
+        queue.submit("recover", experiment, request=refuse)
+    assert experiment.path("job.json").read_bytes() == before and queue.place(experiment) == 0
 
 
 @pytest.fixture(scope="module")
