@@ -173,6 +173,8 @@ MESSAGES = {
     "disk_delete": "{path} could not be deleted: {reason}. What is left of it can be deleted by hand.",
     "export_mismatch": "The exported model does not give the logits of the pruned model (largest difference {difference:.2e}); "
     "it is not offered for download.",
+    "export_not_original": "The exported model is not what the plan leaves of the original files: {fault}. It is not offered "
+    "for download.",
     "export_memory": "Checking this format does not fit into memory: {needed} needed, {free} free. Free some memory, or take "
     "the saved folder as it is.",
     "export_llama_cpp": "llama.cpp reads the exported file differently: it goes on as the pruned model for {equal} of {tokens} "

@@ -1,6 +1,7 @@
-"""Is the export the model? A fresh process loads it as any user would, and its logits are held against the ones here.
+"""Is the export the model? A fresh process loads it as any user would, and compares logits with the ones here.
 
     this process: model -> float32 logits -> reference file        fresh process: export -> float32 logits -> differences
+                                                                    original files, masked by the plan -----^   (original.py)
 
 Of a folder the fresh process knows none of this project's classes: it finds the code of layers that differ in size in it.
 How a .bin or .gguf is opened: opened_file.py.
@@ -21,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import PruningError
-from ..planning.checkpoint_header import read_config
+from ..planning.checkpoint_header import CheckpointHeader, read_config
 from ..planning.shape import PRUNED_PREFIX
+from .original import Original, OriginalFiles
 from .own_code import foreign_code
 
 TOLERANCE = 1e-4  # largest difference of any logit
@@ -32,16 +34,26 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 
 def check_reload(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, windows: torch.Tensor
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    windows: torch.Tensor,
+    original: Original | None = None,
 ) -> dict[str, float]:
     """{"max_abs_diff": largest difference of any logit, "top1": share of positions with the same most likely token}.
 
     `windows` are token ids, [samples, seq_len] int64. Both sides compute in float32; the model here first takes the
-    rounding of the folder's dtype. Raises PruningError when the folder does not load, or the difference is 1e-4 or more.
+    rounding of the folder's dtype. With `original` each tensor that was not changed on purpose is compared with the files it
+    comes from too, and where none was, so are logits: {"original_diff": difference, as a share of the largest logit}.
+    Raises PruningError when the folder does not load, a difference is 1e-4 or more, or a tensor is another one.
     """
-    result = _compared(Path(folder), Path(folder), model, tokenizer, windows, "hf")
+    result = _compared(Path(folder), Path(folder), model, tokenizer, windows, "hf", original)
     if not result["max_abs_diff"] < TOLERANCE:  # written so that NaN fails
         raise PruningError("export_mismatch", difference=result["max_abs_diff"])
+    if (fault := result.pop("original_fault", None)) is not None:
+        raise PruningError("export_not_original", fault=fault)
+    if not result.get("original_diff", 0.0) < TOLERANCE:
+        raise PruningError("export_not_original", fault=f"logits differ by {result['original_diff']:.2e} of the largest")
     return result
 
 
@@ -62,22 +74,28 @@ def check_file(path: Path, kind: str, folder: Path, model: PreTrainedModel, wind
     return result
 
 
-def _compared(path: Path, folder: Path, model, tokenizer, windows: torch.Tensor, kind: str) -> dict:
+def _compared(
+    path: Path, folder: Path, model, tokenizer, windows: torch.Tensor, kind: str, original: Original | None = None
+) -> dict:
     with tempfile.TemporaryDirectory(prefix="reload-check-") as temporary:
         reference = Path(temporary) / "reference.safetensors"
         try:
             _write_reference(reference, folder, model, tokenizer, windows)
+            source = [kind, folder.resolve()]
+            if kind == "hf":
+                source = [kind, reference.with_name("original.json")] if original else []
+            if original:
+                original.write(source[1])
         except (OSError, SafetensorError) as error:
             raise PruningError("disk_write", path=reference, reason=error) from error
-        source = () if kind == "hf" else (kind, folder.resolve())
         return _in_fresh_process(path.resolve(), reference, str(model.device), *source)
 
 
 def _write_reference(file: Path, folder: Path, model, tokenizer, windows: torch.Tensor) -> None:
     dtype = getattr(torch, read_config(folder)["dtype"])
-    with _as_saved(model, dtype), torch.inference_mode():
-        logits = [model(window[None].to(model.device), use_cache=False).logits[0].cpu() for window in windows]
-    tensors = {"windows": windows.cpu().contiguous(), "logits": torch.stack(logits)}
+    with _as_saved(model, dtype):
+        logits = _logits(model, windows)
+    tensors = {"windows": windows.cpu().contiguous(), "logits": logits}
     if tokenizer is not None:
         tensors["token_ids"] = torch.tensor(tokenizer(_SAMPLE_TEXT)["input_ids"])
     save_file(tensors, file)
@@ -133,23 +151,39 @@ def compare(path: str, reference: str, device: str, kind: str = "hf", source: st
     """The fresh process's part: loads `path` and compares; ends the process with a sentence when it does not load well."""
     tensors = load_file(reference)
     if kind == "hf":
-        return _differences(_opened_folder(path, tensors, device), tensors)
+        logits = _logits(_opened_folder(path, tensors, device), tensors["windows"])
+        result = _differences(logits, tensors["logits"])
+        return result | (_beside_original(path, source, logits, tensors["windows"], device) if source else {})
     from .opened_file import open_bin, open_gguf
 
     opened = open_bin(path) if kind == "bin" else open_gguf(path, source)
-    result = _differences(opened.model.to(device), tensors) | {"exact": opened.exact}
+    logits = _logits(opened.model.to(device), tensors["windows"])
+    result = _differences(logits, tensors["logits"]) | {"exact": opened.exact}
     return result | (opened.continued(tensors["windows"][0]) if kind == "F32" else {})
 
 
-def _differences(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, float]:
-    differences, agreeing = [], 0
+def _logits(model: PreTrainedModel, windows: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        for window, expected in zip(tensors["windows"], tensors["logits"], strict=True):
-            logits = model(window[None].to(model.device), use_cache=False).logits[0].cpu()
-            differences.append((logits - expected).abs().max())
-            agreeing += (logits.argmax(-1) == expected.argmax(-1)).sum().item()
+        return torch.stack([model(window[None].to(model.device), use_cache=False).logits[0].cpu() for window in windows])
+
+
+def _differences(logits: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
     # torch's maximum, not Python's: that one loses a NaN.
-    return {"max_abs_diff": torch.stack(differences).max().item(), "top1": agreeing / tensors["windows"].numel()}
+    difference = torch.stack([(a - b).abs().max() for a, b in zip(logits, expected, strict=True)]).max()
+    agreeing = (logits.argmax(-1) == expected.argmax(-1)).double().mean()
+    return {"max_abs_diff": difference.item(), "top1": agreeing.item()}
+
+
+def _beside_original(folder: str, original_file: str, logits: torch.Tensor, windows: torch.Tensor, device: str) -> dict:
+    """The first tensor that is not the original's, or how far logits are from those of the original files."""
+    original, export = OriginalFiles.read(original_file), CheckpointHeader.read(folder)
+    dtype = getattr(torch, export.config["dtype"])
+    if (fault := original.fault(export, dtype)) is not None:
+        return {"original_fault": fault}
+    if original.changed:
+        return {}
+    expected = original.logits(windows, dtype, device)
+    return {"original_diff": _differences(logits, expected)["max_abs_diff"] / max(expected.abs().max().item(), 1.0)}
 
 
 def _opened_folder(folder: str, tensors: dict[str, torch.Tensor], device: str) -> PreTrainedModel:

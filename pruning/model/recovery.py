@@ -211,6 +211,14 @@ def check_targets(model: PreTrainedModel, training: Training) -> list[str]:
     return targets
 
 
+def trained_weights(model: PreTrainedModel, training: Training) -> set[str]:
+    """Names of the weights that this training changes."""
+    if training.method == FULL:
+        return {name for name, _ in model.named_parameters()}
+    targets = check_targets(model, training)
+    return {f"{name}.weight" for name, _ in model.named_modules() if name.rpartition(".")[2] in targets}
+
+
 def _made_trainable(model: PreTrainedModel, training: Training) -> nn.Module:
     """The model with added matrices, or itself in float32: steps of 1e-5 are lost to the rounding of bfloat16."""
     trained = model.float().requires_grad_(True) if training.method == FULL else _with_added_matrices(model, training)

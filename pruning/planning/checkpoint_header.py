@@ -20,7 +20,7 @@ from .shape import ModelShape
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 BIN_FILE = "pytorch_model.bin"
-TIED_HEAD = "lm_head.weight"
+EMBEDDINGS, TIED_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROTARY_BUFFER = "rotary_emb.inv_freq"  # written by old transformers
 BYTES_PER_PARAMETER = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # dtypes as safetensors writes them
 _CONFIG_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

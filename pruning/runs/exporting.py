@@ -32,6 +32,7 @@ from ..export.formats import (
 from ..export.gguf_file import write_gguf
 from ..export.hub import push
 from ..export.hugging_face import load_trusted, model_card, write_zip
+from ..export.original import Original
 from ..export.reload_check import check_file, check_reload
 from ..export.streamed_cut import rewrite
 from ..model.checkpoint import load_tokenizer
@@ -152,7 +153,7 @@ def _make_folder(experiment: Experiment, report: RunReport, source: _Source, nam
     with written_whole(target, needed) as folder:
         rewrite(source.header, source.tokenizer, folder, dtype, source.max_shard_size, report.progress)
         report.say("    loading it again in a fresh process")
-        check = check_reload(folder, source.model, source.tokenizer, source.windows)
+        check = check_reload(folder, source.model, source.tokenizer, source.windows, Original(source.folder))
         report.check_cancelled()
         write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
         _record(experiment, report, name, check)
@@ -181,6 +182,8 @@ def checked(check: dict) -> str:
     if check.get("max_abs_diff") is None:
         return "names, shapes and sizes agree"
     words = f"largest difference of logits {check['max_abs_diff']:.1e}, top-1 agreement {check['top1']:.2%}"
+    if "original_diff" in check:
+        words += f"; from the original files, masked: {check['original_diff']:.1e} of the largest logit"
     if found := check.get("llama_cpp"):
         words += f"; llama.cpp: {found['equal']} of {found['tokens']} greedy tokens equal"
     return words

@@ -1,15 +1,20 @@
 """What a run records of a model: its perplexity on held-out text, and its folder, saved and checked."""
 
+from collections.abc import Iterable
+
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.perplexity import HeldOutText, perplexity
 
 from ..experiment import CARD_FILE, PLAN_FILE, Experiment, write_whole
 from ..export.hugging_face import check_reload, model_card, save_model
+from ..export.original import Original
+from ..export.own_code import portable
 from ..model.calibration import check_window
 from ..model.checkpoint import LoadedModel
 from ..planning.checkpoint_header import CheckpointHeader
+from ..planning.plan import PruningPlan
 from .exporting import check_windows, checked
 from .report import RunReport
 
@@ -43,15 +48,27 @@ def was_measured(experiment: Experiment, stage: str, text: HeldOutText) -> bool:
 
 
 def save_and_check(
-    experiment: Experiment, report: RunReport, loaded: LoadedModel, model: PreTrainedModel, settings: dict
+    experiment: Experiment,
+    report: RunReport,
+    loaded: LoadedModel,
+    model: PreTrainedModel,
+    settings: dict,
+    plan: PruningPlan | None = None,
+    changed: Iterable[str] = (),
 ) -> None:
-    """Writes `model/`, loads it again in a fresh process and compares logits; its card, written last, says that it passed."""
+    """Writes `model/`, loads it again in a fresh process and compares it with `model` and with the files of `loaded`; its card,
+    written last, says that it passed.
+
+    `plan` cut what was loaded (None: it is cut already); `changed` names weights of `model` that were repaired or trained.
+    """
     folder = experiment.model_folder
     with report.step("save", unit="bytes"):
         dtype, shard = saved_dtype(loaded, settings), settings["max_shard_size"]
-        save_model(model, loaded.tokenizer, folder, shard, dtype, report.progress, loaded.header.folder)
+        tokenizer = portable_tokenizer(report, loaded.tokenizer)
+        save_model(model, tokenizer, folder, shard, dtype, report.progress, loaded.header.folder)
         report.say("    loading it again in a fresh process")
-        check = check_reload(folder, model, loaded.tokenizer, check_windows(settings, loaded.header))
+        original = Original(loaded.header.folder, plan, frozenset(changed), loaded.model.dtype)
+        check = check_reload(folder, model, tokenizer, check_windows(settings, loaded.header), original)
         report.check_cancelled()
         weight_bytes = CheckpointHeader.read(folder).weight_bytes
         experiment.forget_exports()  # of the model that stood here before
@@ -59,6 +76,14 @@ def save_and_check(
         write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
         write_whole(folder / CARD_FILE, model_card(experiment))
         report.say(f"    {checked(check)}")
+
+
+def portable_tokenizer(report: RunReport, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
+    """The tokenizer as an export brings it; None, which is said, where it cannot do without code of its model."""
+    found = portable(tokenizer)
+    if found is None:
+        report.say("    the tokenizer needs code of the model, which is not passed on: take it from where the model came from")
+    return found
 
 
 def saved_dtype(loaded: LoadedModel, settings: dict) -> torch.dtype:

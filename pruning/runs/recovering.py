@@ -27,6 +27,7 @@ from ..errors import Cancelled, PruningError
 from ..experiment import (
     RECOVERY_FILE,
     RECOVERY_FOLDER,
+    REPAIR_FILE,
     Experiment,
     read_json,
     write_json,
@@ -39,6 +40,7 @@ from ..model.reconstruction import DAMPING, RepairedMatrix, reconstruct, seconds
 from ..model.recovery import DEFAULT_LEARNING_RATE, Point, Recovered, Training, seconds_per_step
 from ..model.recovery import recover as train
 from ..model.training_text import TrainingText, load_training_text
+from ..planning.kept_indices import tensor_cut
 from ..planning.plan import PruningPlan
 from ..planning.recovery_cost import total_steps
 from ..settings import parts_of
@@ -83,6 +85,16 @@ def repair(report: RunReport, settings: dict, source: LoadedModel, pruned: PreTr
         "calibration": calibration,
         "matrices": matrices,
     }
+
+
+def repaired_weights(experiment: Experiment) -> set[str]:
+    """Names, in the cut model, of the weights that the repair of the experiment changed; none where there was none."""
+    if not experiment.has(REPAIR_FILE):
+        return set()
+    plan, made = experiment.read_plan(), read_json(experiment.path(REPAIR_FILE), None)
+    blocks = {"o_proj": "self_attn", "down_proj": "mlp"}
+    names = [f"model.layers.{m['layer_idx']}.{blocks[m['matrix']]}.{m['matrix']}.weight" for m in made["matrices"]]
+    return {tensor_cut(name, plan).name for name in names}
 
 
 def seconds_of_repair(settings: dict, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan) -> float:

@@ -31,7 +31,7 @@ from ..experiment import (
 from ..model import processes
 from ..model.checkpoint import LoadedModel, load, open_checkpoint
 from ..model.reconstruction import undo_repair
-from ..model.recovery import check_targets
+from ..model.recovery import check_targets, trained_weights
 from ..model.runtime import free_bytes, resolve_device
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
@@ -48,6 +48,7 @@ from .recovering import (
     measure_seconds,
     refuse_to_give_up,
     repair,
+    repaired_weights,
     seconds_of_repair,
     text_of_repair,
     train_cut_model,
@@ -155,9 +156,9 @@ def _repair_cut_model(
         report.say("    the repair that was made before is undone first")
         undo_repair(source.model, loaded.model, experiment.read_plan())
     content = repair_and_judge(draft, report, settings, source, loaded.model, experiment.read_plan(), text)
-    save_and_check(draft, report, loaded, loaded.model, settings)
-    draft.keep_cut_model()
     write_json(draft.path(REPAIR_FILE), content)
+    save_and_check(draft, report, loaded, loaded.model, settings, changed=repaired_weights(draft))
+    draft.keep_cut_model()
 
 
 def assist(experiment: Experiment, permissions: Permissions = Permissions()) -> None:
@@ -264,9 +265,10 @@ def train_and_save(
     perplexity_before: float | None,
     permissions: Permissions,
     save: bool = True,
+    plan: PruningPlan | None = None,
 ) -> None:
     """Trains `pruned`, judges and saves what comes of it, and puts it in the place of what is there; raises Cancelled after
-    that where training was cancelled.
+    that where training was cancelled. `plan`: how `loaded` was cut, where it is the model before the cut.
     """
     if save:
         experiment.keep_cut_model()
@@ -287,7 +289,8 @@ def train_and_save(
         write_course(experiment, course | {"state": STOPPED})
         raise Cancelled()
     if save:
-        save_and_check(draft, report, loaded, result.model, settings)
+        changed = repaired_weights(draft) | trained_weights(result.model, training_from_settings(settings, len(data.text)))
+        save_and_check(draft, report, loaded, result.model, settings, plan, changed)
     experiment.take(draft)
     if result.was_cancelled:
         write_course(experiment, course)  # its checkpoint stays, to go on from

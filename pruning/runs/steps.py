@@ -50,7 +50,7 @@ from .loading import forget_model, open_model, warm_model
 from .measuring import Measurement
 from .permissions import Permissions
 from .planner import plan_from_settings
-from .recovering import training_data
+from .recovering import repaired_weights, training_data
 from .recovery_job import measure_cost, recover, repair_and_judge, repair_and_train, train_and_save, validation_perplexity
 from .report import RunReport
 from .streaming import apply_streamed, choose_plan
@@ -235,7 +235,7 @@ def _cut_and_train(
         pruned = _cut_and_judge(experiment, report, settings, loaded, plan, text)
         save = settings["save_model"]
         with experiment.draft() as draft:
-            train_and_save(experiment, draft, report, settings, loaded, pruned, data, text, before, permissions, save)
+            train_and_save(experiment, draft, report, settings, loaded, pruned, data, text, before, permissions, save, plan)
     else:
         _cut_and_judge(experiment, report, settings, loaded, plan, text)
     if settings["save_model"]:
@@ -276,7 +276,7 @@ def _cut_and_judge(
             report.skip("recovery")
         save_plan_picture(plan, experiment.path(PICTURE_FILE))
         if settings["save_model"]:
-            save_and_check(experiment, report, loaded, pruned, settings)
+            save_and_check(experiment, report, loaded, pruned, settings, plan, repaired_weights(experiment))
         else:
             report.skip("save")
         write_csv(experiment.path(RESULT_FILE), matrices)  # last: it says that the cut came to its end

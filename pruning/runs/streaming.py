@@ -15,6 +15,7 @@ from ..experiment import CARD_FILE, PICTURE_FILE, PLAN_FILE, RESULT_FILE, Experi
 from ..export.disk import room
 from ..export.formats import SMALL_FILES
 from ..export.hugging_face import model_card
+from ..export.original import Original
 from ..export.reload_check import check_reload
 from ..export.streamed_cut import cut_streamed
 from ..model.checkpoint import SAFETENSORS_DTYPES, load, load_tokenizer
@@ -24,6 +25,7 @@ from ..planning.plan import PruningPlan
 from .chosen_plan import layers_from_file, plan_from_file
 from .describing import describe_cut, say_empty_layers, say_plan
 from .exporting import check_windows, checked
+from .judging import portable_tokenizer
 from .loading import open_model
 from .permissions import Permissions
 from .report import RunReport
@@ -50,7 +52,7 @@ def apply_streamed(experiment: Experiment, report: RunReport, settings: dict, pe
     """Cuts by a file into `model/`; what fails leaves nothing of its result."""
     with report.step("load"):
         header = open_model(experiment, report, settings, permissions)
-        tokenizer = load_tokenizer(header.folder, permissions.trust_remote_code)
+        tokenizer = portable_tokenizer(report, load_tokenizer(header.folder, permissions.trust_remote_code))
     if settings["resume"] and experiment.is_saved:
         report.say("    this run came to its end; nothing is left to do")
         return
@@ -102,7 +104,9 @@ def _check(
         report.say("    loading it again in a fresh process")
         source = load(header, settings | {"dtype": "float32"}).model
         with masked(source, plan):
-            found = check_reload(written.folder, source, tokenizer, check_windows(settings, header))
+            found = check_reload(
+                written.folder, source, tokenizer, check_windows(settings, header), Original(header.folder, plan)
+            )
     experiment.update_metrics(export_check={"hf": found}, size_bytes={"after": written.weight_bytes})
     write_whole(written.folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
     write_whole(written.folder / CARD_FILE, model_card(experiment))
