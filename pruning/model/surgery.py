@@ -146,4 +146,6 @@ def _copy_buffers(model: PreTrainedModel, pruned: PreTrainedModel) -> None:
     buffers = dict(model.named_buffers())
     for name, _ in list(pruned.named_buffers()):
         module_name, _, buffer_name = name.rpartition(".")
-        setattr(pruned.get_submodule(module_name), buffer_name, buffers[name].clone())
+        # `inv_freq` itself may stand where a long text moved it (dynamic, longrope); a new model starts at the original.
+        source = f"{module_name}.original_inv_freq" if buffer_name == "inv_freq" else name
+        setattr(pruned.get_submodule(module_name), buffer_name, buffers[source].clone())

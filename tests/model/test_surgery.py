@@ -209,17 +209,30 @@ def test_switching_attention_reaches_layers_of_any_size(family):
         torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("rope_type", ["llama3", "yarn", "linear", "dynamic"])
-def test_scaled_rotary_embeddings_are_kept(rope_type):
-    scaling = {"rope_type": rope_type, "rope_theta": 10000.0, "factor": 4.0}
-    if rope_type == "llama3":
-        scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
-    if rope_type == "yarn":
-        scaling |= {"original_max_position_embeddings": 32}
-    model = tiny_model("llama", head_dim=16, rope_parameters=scaling)
-    plan = plan_without(model, *MIXED)
+SHORT, LONG = 11, 100  # tokens, before and beyond the 32 that each of these was trained for
+SCALINGS = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 32},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+    "longrope": {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0, 4.0, 8.0, 16.0]}
+    | {"original_max_position_embeddings": 32},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rope_type", SCALINGS)
+def test_scaled_rotary_embeddings_are_those_of_the_source_at_any_length(family, rope_type):
+    scaling = SCALINGS[rope_type] | {"rope_type": rope_type, "rope_theta": 5000.0}
+    longest = 32 if rope_type == "dynamic" else 128
+    model = tiny_model(family, head_dim=8, rope_parameters=scaling, max_position_embeddings=longest)
+    plan = plan_without(model, *PLANS["sizes differ"])
     with masked(model, plan):
-        torch.testing.assert_close(logits(cut(model, plan)), logits(model), atol=1e-4, rtol=0)
+        expected = {length: logits(model, random_ids(2, length)) for length in (SHORT, LONG)}
+    pruned = cut(model, plan)  # after a long text, which has moved the source's frequencies
+    assert pruned.config.rope_parameters == model.config.rope_parameters
+    for length, found in expected.items():
+        torch.testing.assert_close(logits(pruned, random_ids(2, length)), found, atol=1e-4, rtol=0)
 
 
 def test_hidden_states_of_every_layer_can_be_had():

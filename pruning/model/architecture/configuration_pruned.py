@@ -33,6 +33,11 @@ class LayersOfAnySize:
             if index == 0 and "self_attn" in skip:
                 raise ValueError("Layer 0 must keep its attention.")
 
+    def _validate_longrope_rope_parameters(self, rope_parameters, ignore_keys=None):
+        # The parent's check asks for the number of heads, even where `head_dim` is given; one layer alone can answer.
+        layer = self.per_layer_config[0]
+        super(LayersOfAnySize, layer)._validate_longrope_rope_parameters(rope_parameters, ignore_keys=ignore_keys)
+
 
 # `@strict` is not inherited: without it on the class itself the parent's checks run instead of the ones above.
 @strict
