@@ -5,11 +5,12 @@ Finds and sizes up a model before any weight is read. Imports no torch, so that 
 
 import re
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from ..errors import PruningError, first_line
 from ..export.hub import usable_token
-from ..planning.checkpoint_header import CheckpointHeader, read_config
+from ..planning.checkpoint_header import CheckpointHeader, listed_files, read_config, weight_order
 from ..planning.shape import ModelShape
 
 DEMO = "demo"
@@ -85,10 +86,14 @@ def _hub_preview(base_model: str, token: str | None) -> ModelPreview:
     folder = _snapshot(base_model, token, ["config.json"])
     config = read_config(folder)
     files = {f.rfilename: f.size or 0 for f in info.siblings}
-    weights = [n for n in files if re.fullmatch(r"model[^/]*\.safetensors", n)]
-    weights = weights or [n for n in files if re.fullmatch(r"pytorch_model.*\.bin", n)]
-    if not weights:
+    found = next((name for name in weight_order(config) if name in files), None)
+    if found is None:
         raise PruningError("no_weights", folder=base_model)
+    if found.endswith(".json"):
+        folder = _snapshot(base_model, token, ["config.json", found])
+    weights = listed_files(folder / found)
+    if missing := sorted(set(weights) - files.keys()):
+        raise PruningError("shard_missing", folder=base_model, file=missing[0])
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
     return ModelPreview(base_model, ModelShape.from_config(config), sum(files[n] for n in weights), dtype or None, False)
 
@@ -103,10 +108,13 @@ def fetch(base_model: str, token: str | None = None, with_code: bool = False) ->
         return folder
     token = usable_token(token)
     files = [*_CONFIG_FILES, *(["*.py"] if with_code else [])]
-    # Not *.safetensors: some repositories hold the same weights once more as consolidated.safetensors.
-    folder = _snapshot(base_model, token, [*files, "model*.safetensors"], with_code)
-    if not any(folder.glob("model*.safetensors")):
-        folder = _snapshot(base_model, token, [*files, "pytorch_model*.bin"], with_code)
+    folder = _snapshot(base_model, token, files, with_code)
+    # By name, not as *.safetensors: many repositories hold the same weights once more in another form.
+    for name in weight_order(read_config(folder)):
+        if not name.endswith(".json"):
+            folder = _snapshot(base_model, token, [*files, escape(name)], with_code)
+        if (folder / name).is_file():
+            return _snapshot(base_model, token, [*files, *map(escape, listed_files(folder / name))], with_code)
     return folder
 
 

@@ -20,6 +20,8 @@ from .shape import ModelShape
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 BIN_FILE = "pytorch_model.bin"
+BIN_INDEX_FILE = "pytorch_model.bin.index.json"
+_NAMED_FILE = "transformers_weights"  # the entry of config.json that names the file to load, as transformers reads it
 EMBEDDINGS, TIED_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROTARY_BUFFER = "rotary_emb.inv_freq"  # written by old transformers
 BYTES_PER_PARAMETER = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # dtypes as safetensors writes them
@@ -62,7 +64,7 @@ class CheckpointHeader:
         config = read_config(folder)
         tensors = {}
         try:
-            files = _weight_files(folder)
+            files = _weight_files(folder, config)
             for file in files:
                 if file.suffix == ".safetensors":
                     tensors |= _read_header(file)
@@ -135,23 +137,44 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / INDEX_FILE
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise PruningError("config_broken", path=index, reason=error) from error
-        for name in names:
-            if Path(name).name != name or not (folder / name).is_file():
-                raise PruningError("shard_missing", folder=folder, file=name)
-        return [folder / name for name in names]
-    if (folder / SINGLE_FILE).is_file():
-        return [folder / SINGLE_FILE]
-    bins = sorted(folder.glob("pytorch_model*.bin"))
-    if not bins:
+def weight_order(config: dict) -> tuple[str, ...]:
+    """The files, or indices of shards, that may hold the weights; transformers loads the first that is there."""
+    named = config.get(_NAMED_FILE)
+    return (str(named),) if named else (SINGLE_FILE, INDEX_FILE, BIN_FILE, BIN_INDEX_FILE)
+
+
+def listed_files(file: Path) -> list[str]:
+    """The names of the weight files that `file` stands for: the shards that an index lists, or itself.
+
+    Raises PruningError for an index that cannot be read, or that names anything but weight files beside it.
+    """
+    if file.suffix != ".json":
+        return [file.name]
+    try:
+        names = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise PruningError("config_broken", path=file, reason=error) from error
+    for name in names:
+        if Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin"):
+            raise PruningError("shard_missing", folder=file.parent, file=name)
+    return names
+
+
+def _weight_files(folder: Path, config: dict) -> list[Path]:
+    # Shards of each process that trained: transformers takes them before all others.
+    if distributed := sorted(folder.glob("shard-[0-9]*-model-[0-9]*-of-[0-9]*.safetensors")):
+        raise PruningError("weights_distributed", folder=folder, file=distributed[0].name)
+    order = weight_order(config)
+    found = next((name for name in order if Path(name).name == name and (folder / name).is_file()), None)
+    if found is None and _NAMED_FILE in config:
+        raise PruningError("shard_missing", folder=folder, file=order[0])
+    if found is None:
         raise PruningError("no_weights", folder=folder)
-    return bins
+    names = listed_files(folder / found)
+    for name in names:
+        if not (folder / name).is_file():
+            raise PruningError("shard_missing", folder=folder, file=name)
+    return [folder / name for name in names]
 
 
 def _read_header(file: Path) -> dict[str, TensorHeader]:

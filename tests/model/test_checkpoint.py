@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import shutil
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from pruning.errors import PruningError
 from pruning.export.hugging_face import save_model
@@ -103,6 +105,27 @@ def test_a_bin_with_plain_tensors_loads(saved, family, tied):
     folder, model = saved(family, tied=tied)
     as_bin(folder, model.state_dict())
     assert_same(logits(load_folder(folder).model), logits(model))
+
+
+def test_of_several_sets_of_weights_the_header_reads_the_one_that_transformers_loads(tmp_path, tokenizer):
+    model = tiny_model("llama", vocab_size=VOCABULARY, layers=1)
+    folder = tmp_path / "model"
+    kinds = {"model.safetensors": None, "model.safetensors.index.json": "model-1-of-1.safetensors"}
+    kinds |= {"pytorch_model.bin": None, "pytorch_model.bin.index.json": "pytorch_model-1-of-1.bin"}
+    for there in (names for count in (1, 2, 3, 4) for names in combinations(kinds, count)):
+        shutil.rmtree(folder, ignore_errors=True)
+        save_model(model, tokenizer, folder)
+        (folder / "model.safetensors").unlink()
+        for number, name in enumerate(there):
+            weights = {key: torch.full_like(weight, number + 1) for key, weight in model.state_dict().items()}
+            if kinds[name]:
+                (folder / name).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, kinds[name])}))
+            file = folder / (kinds[name] or name)
+            torch.save(weights, file) if file.suffix == ".bin" else save_file(weights, file, metadata={"format": "pt"})
+        expected = next(folder / (kinds[name] or name) for name in kinds if name in there)
+        assert open_checkpoint(str(folder)).weight_files == (expected,)
+        for loaded in (load_folder(folder).model, AutoModelForCausalLM.from_pretrained(folder)):
+            assert (loaded.lm_head.weight == 1).all(), there  # the first of those that are there
 
 
 def test_bfloat16_is_computed_in_when_asked_for(saved):

@@ -138,18 +138,33 @@ def test_a_missing_shard_is_named(tmp_path):
     assert "lists the weight file model-00002-of-00002.safetensors, but it is not there" in read_error(folder)
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors"])
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "modeling_own.py"])
 def test_an_index_cannot_point_outside_its_folder(tmp_path, name):
-    folder = model_folder(tmp_path)
+    folder = sharded_folder(tmp_path)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     assert "it is not there" in read_error(folder)
+
+
+def test_a_file_that_the_config_names_is_read_before_all_others(tmp_path):
+    folder = model_folder(tmp_path)
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    model_folder(tmp_path, small_config(transformers_weights="other.safetensors"), weights(small_config(), seed=1))
+    assert CheckpointHeader.read(folder).weight_files == (folder / "other.safetensors",)
+    (folder / "other.safetensors").unlink()
+    assert "lists the weight file other.safetensors, but it is not there" in read_error(folder)
+
+
+def test_distributed_shards_are_refused(tmp_path):
+    folder = model_folder(tmp_path)
+    (folder / "shard-00001-model-00001-of-00002.safetensors").write_bytes(b"")  # transformers would load these
+    assert "holds the shards of a distributed checkpoint" in read_error(folder)
 
 
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"weight_map": 3}', '["weight_map"]', '{"weight_map": {"a": 1, "b": "c"}}']
 )
 def test_a_broken_index_is_named(tmp_path, content):
-    folder = model_folder(tmp_path)
+    folder = sharded_folder(tmp_path)
     (folder / "model.safetensors.index.json").write_text(content)
     assert "index.json is not valid JSON" in read_error(folder)
 
