@@ -147,7 +147,7 @@ def _of_folder(folder: Path) -> ModelFiles:
 
 def _of_bin(file: Path) -> ModelFiles:
     config = read_config(file.parent) if (file.parent / "config.json").is_file() else {}
-    header = CheckpointHeader(file.parent, config, read_bin_header(file), (file,))
+    header = CheckpointHeader.of(file.parent, config, read_bin_header(file), (file,))
     return ModelFiles(str(file), header, None, header.weight_bytes)
 
 

@@ -66,6 +66,8 @@ with st.container(horizontal=True):
     st.metric(t("model.disk"), size.readable(found.weight_bytes), border=True)
 if not shape.is_uniform:
     st.caption(t("model.not_uniform"))
+if found.keeps_head:
+    st.caption(t("model.keeps_head"))
 
 left, right = st.columns([3, 2])
 with left:

@@ -41,6 +41,8 @@ MESSAGES = {
     "architecture": "The architecture {found!r} is not supported. Supported are: {supported}.",
     "config_value": "config.json gives `{name}` as {value!r}; it must be {expected}.",
     "no_weights": "{folder} holds no weights (no .safetensors and no pytorch_model.bin).",
+    "head_differs": "config.json in {folder} says that the output head is tied to the embeddings, but the weights hold another "
+    'head. Write "tie_word_embeddings": false into it to keep that head.',
     "weights_distributed": "{folder} holds the shards of a distributed checkpoint ({file}), which this program does not read. "
     "Load it with transformers, and save it as one model with save_pretrained.",
     "shard_missing": "{folder} lists the weight file {file}, but it is not there. Fetch it again.",

@@ -12,7 +12,7 @@ from analysis.size import plan_totals, readable
 from ..experiment import Experiment
 from ..model.runtime import resolve_device, resolve_dtype
 from ..planning.allocation import ratio_base
-from ..planning.checkpoint_header import BYTES_PER_PARAMETER, CheckpointHeader
+from ..planning.checkpoint_header import BYTES_PER_PARAMETER, OWN_HEAD, CheckpointHeader
 from ..planning.layer_importance import LayerImportance
 from ..planning.memory import measuring_bytes, weight_bytes
 from ..planning.plan import TARGET_BASES, PruningPlan, target_basis
@@ -30,6 +30,7 @@ _STREAMING_BYTES = 500 * 10**6  # libraries and parts of a tensor, whatever the 
 def show(job: str, header: CheckpointHeader, settings: dict) -> int:
     """Prints the figures, each with its basis; returns the exit code."""
     rows = [("model", f"{settings['base_model']}, {header.shape.parameters:,} parameters, {header.shape.num_layers} layers")]
+    rows += [("head", OWN_HEAD)] if header.keeps_head else []
     plan = None
     if job == BASELINE:
         rows.append(("plan", "none: without --pruning_ratio the model as it is is measured, and nothing else"))

@@ -61,6 +61,8 @@ def load(header: CheckpointHeader, settings: dict, trust_remote_code: bool = Fal
         "use_safetensors": bool(header.tensors),
         "ignore_mismatched_sizes": True,  # reported in the loading info, and refused by name below
     }
+    if header.keeps_head:
+        options["tie_word_embeddings"] = False
     # A folder of this project is built by the classes of this program: the code in it may be anybody's by now.
     own_class = header.config["model_type"].startswith(PRUNED_PREFIX)
     trust_remote_code = trust_remote_code and not own_class
@@ -106,6 +108,9 @@ def _load_model(header: CheckpointHeader, options: dict, own_class: bool, trust_
             raise PruningError("load_failed", folder=header.folder, reason=first_line(error)) from error
         raise PruningError("weights_truncated", file=header.weight_files[0], reason=first_line(error)) from error
     refuse_unless_all_fitted(info)
+    # Of a .bin that only loading can read: transformers kept the head, and left the config as it was.
+    if model.config.tie_word_embeddings and model.lm_head.weight is not model.get_input_embeddings().weight:
+        raise PruningError("head_differs", folder=header.folder)
     return model
 
 

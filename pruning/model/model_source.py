@@ -21,13 +21,17 @@ _CONFIG_FILES = ["*.json", "tokenizer*", "*.model", "*.jinja", "LICENSE*", "NOTI
 
 @dataclass(frozen=True)
 class ModelPreview:
-    """What is known of a model before its weights are read. `weights_checked`: headers were held against the config."""
+    """What is known of a model before its weights are read. `weights_checked`: headers were held against the config.
+
+    `keeps_head`: the files hold an output head of their own, though the config says that it is tied.
+    """
 
     name: str
     shape: ModelShape
     weight_bytes: int
     dtype: str | None
     weights_checked: bool
+    keeps_head: bool = False
 
 
 def local_folder(base_model: str, allowed_roots: tuple[Path, ...] | None = None) -> Path | None:
@@ -77,7 +81,7 @@ def preview(base_model: str, token: str | None = None, allowed_roots: tuple[Path
 def _folder_preview(base_model: str, folder: Path) -> ModelPreview:
     header = CheckpointHeader.read(folder)
     header.check()
-    return ModelPreview(base_model, header.shape, header.weight_bytes, header.dtype, bool(header.tensors))
+    return ModelPreview(base_model, header.shape, header.weight_bytes, header.dtype, bool(header.tensors), header.keeps_head)
 
 
 def _hub_preview(base_model: str, token: str | None) -> ModelPreview:

@@ -7,13 +7,15 @@ not one of those below (an old pickled module, code) ends the reading with an er
 """
 
 import pickletools
+import struct
 import zipfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import PruningError, first_line
-from .checkpoint_header import TensorHeader
+from .tensor_header import DTYPE_BYTES, TensorHeader
 
 # Storage classes and dtypes as torch names them -> dtype as safetensors writes it, bytes.
 _DTYPES = {
@@ -22,7 +24,6 @@ _DTYPES = {
     **{f"torch {name}": dtype for name, dtype in (("float32", "F32"), ("float16", "F16"), ("bfloat16", "BF16"))},
     **{"torch BoolStorage": "BOOL", "torch CharStorage": "I8", "torch ShortStorage": "I16"},
 }
-_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 _REBUILD = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3")
 _PARAMETER = "torch._utils _rebuild_parameter"
 _DICT = ("collections OrderedDict", "builtins dict")
@@ -34,6 +35,7 @@ _INTEGERS = ("INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4")
 _MEMO_PUT, _MEMO_GET = ("BINPUT", "LONG_BINPUT", "PUT"), ("BINGET", "LONG_BINGET", "GET")
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
+_LOCAL_HEADER, _LOCAL_LENGTHS = 30, 26  # bytes of a zip entry before its name; of them, those before the two lengths
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,20 @@ class _Name:
 
 
 def read_bin_header(file: Path) -> dict[str, TensorHeader]:
-    """Tensor name -> dtype, shape and bytes (`start` is 0: where the bytes lie in the file is not read).
+    """Tensor name -> dtype, shape and bytes.
 
     Raises PruningError for a file that is no zip of torch, is cut short, or holds anything but a state dict.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
             if len(pickles) != 1:
                 raise PruningError("weights_truncated", file=file, reason="it holds no state dict of torch")
             content = archive.read(pickles[0])
+            starts = _storage_starts(archive, stream, pickles[0].removesuffix("data.pkl") + "data/")
     except FileNotFoundError as error:
         raise PruningError("file_missing", path=file) from error
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, struct.error) as error:
         raise PruningError("weights_truncated", file=file, reason="it is no archive as torch writes it since 1.6") from error
     except OSError as error:
         raise PruningError("weights_truncated", file=file, reason=first_line(error)) from error
@@ -68,10 +71,24 @@ def read_bin_header(file: Path) -> dict[str, TensorHeader]:
         raise PruningError("weights_truncated", file=file, reason="it names no tensor")
     headers, seen = {}, set()
     for name, tensor in tensors.items():
-        size = prod(tensor.shape) * _BYTES[tensor.dtype]
-        headers[name] = TensorHeader(tensor.dtype, tensor.shape, file, 0, size, is_alias=tensor in seen)
+        width = DTYPE_BYTES[tensor.dtype]
+        start = starts.get(tensor.storage, 0) + tensor.offset * width
+        end = start + prod(tensor.shape) * width
+        headers[name] = TensorHeader(tensor.dtype, tensor.shape, file, start, end, is_alias=tensor in seen)
         seen.add(tensor)
     return headers
+
+
+def _storage_starts(archive: zipfile.ZipFile, stream: BinaryIO, prefix: str) -> dict[str, int]:
+    """Name of each block of bytes -> where it begins in the file; torch does not compress them."""
+    starts = {}
+    for entry in archive.infolist():
+        if entry.filename.startswith(prefix):
+            # The list at the end of a zip does not know how far torch padded the entry itself.
+            stream.seek(entry.header_offset + _LOCAL_LENGTHS)
+            lengths = struct.unpack("<HH", stream.read(4))
+            starts[entry.filename.removeprefix(prefix)] = entry.header_offset + _LOCAL_HEADER + sum(lengths)
+    return starts
 
 
 def _tensors(value):

@@ -10,12 +10,15 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import PruningError
+from .bin_header import read_bin_header
 from .shape import ModelShape
+from .tensor_header import TensorHeader, same_values
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -23,39 +26,34 @@ BIN_FILE = "pytorch_model.bin"
 BIN_INDEX_FILE = "pytorch_model.bin.index.json"
 _NAMED_FILE = "transformers_weights"  # the entry of config.json that names the file to load, as transformers reads it
 EMBEDDINGS, TIED_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_TIED = "tie_word_embeddings"
 ROTARY_BUFFER = "rotary_emb.inv_freq"  # written by old transformers
 BYTES_PER_PARAMETER = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # dtypes as safetensors writes them
 _CONFIG_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _FINGERPRINT_BYTES = 4096
+OWN_HEAD = (
+    "config.json says that the output head is tied to the embeddings, but the files hold a head of its own: "
+    "it is kept, and the cut model is written untied"
+)
 _SHAPE_KEYS = (
     *("model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *("head_dim", "intermediate_size", "attention_bias", "mlp_bias", "tie_word_embeddings", "per_layer_config"),
+    *("head_dim", "intermediate_size", "attention_bias", "mlp_bias", _TIED, "per_layer_config"),
 )
 
 
 @dataclass(frozen=True)
-class TensorHeader:
-    """One tensor of a safetensors file; `start` and `end` are bytes from the beginning of the file.
-
-    `is_alias`: a tensor named before it is the same numbers in the file, as the head of a tied model saved by torch.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    start: int
-    end: int
-    is_alias: bool = False
-
-
-@dataclass(frozen=True)
 class CheckpointHeader:
-    """A model folder: its config, and the header of every tensor (empty for a folder with only a .bin)."""
+    """A model folder: its config, and the header of every tensor (empty for a folder with only a .bin).
+
+    `keeps_head`: config.json says that the output head is the embeddings, but the files hold another one. transformers then
+    computes with the stored head, so `config` here says that it is untied, and all that is derived from it counts the head.
+    """
 
     folder: Path
     config: dict
     tensors: dict[str, TensorHeader]
     weight_files: tuple[Path, ...]
+    keeps_head: bool = False
 
     @classmethod
     def read(cls, folder: str | Path) -> "CheckpointHeader":
@@ -68,9 +66,17 @@ class CheckpointHeader:
             for file in files:
                 if file.suffix == ".safetensors":
                     tensors |= _read_header(file)
+            return cls.of(folder, config, tensors, tuple(files))
         except OSError as error:
             raise PruningError("file_broken", path=error.filename or folder, reason=error.strerror or error) from error
-        return cls(folder, config, tensors, tuple(files))
+
+    @classmethod
+    def of(
+        cls, folder: Path, config: dict, tensors: dict[str, TensorHeader], weight_files: tuple[Path, ...]
+    ) -> "CheckpointHeader":
+        """The header of these files, its config untied where they hold a head of their own. Raises OSError."""
+        keeps_head = bool(config.get(_TIED)) and _has_own_head(tensors, weight_files)
+        return cls(folder, config | {_TIED: False} if keeps_head else config, tensors, weight_files, keeps_head)
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -175,6 +181,17 @@ def _weight_files(folder: Path, config: dict) -> list[Path]:
         if not (folder / name).is_file():
             raise PruningError("shard_missing", folder=folder, file=name)
     return [folder / name for name in names]
+
+
+def _has_own_head(tensors: dict[str, TensorHeader], weight_files: tuple[Path, ...]) -> bool:
+    """Whether an output head is stored that is not the embeddings."""
+    stored = dict(tensors)
+    if not stored:
+        with suppress(PruningError):  # a .bin as torch wrote it long ago: loading it finds the difference
+            for file in weight_files:
+                stored |= read_bin_header(file)
+    head, embeddings = stored.get(TIED_HEAD), stored.get(EMBEDDINGS)
+    return head is not None and embeddings is not None and not same_values(head, embeddings)
 
 
 def _read_header(file: Path) -> dict[str, TensorHeader]:

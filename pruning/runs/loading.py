@@ -6,7 +6,7 @@ from importlib.metadata import version
 from ..errors import PruningError
 from ..experiment import Experiment
 from ..model.checkpoint import LoadedModel, load, open_checkpoint
-from ..planning.checkpoint_header import CheckpointHeader
+from ..planning.checkpoint_header import OWN_HEAD, CheckpointHeader
 from .permissions import Permissions
 from .report import RunReport
 
@@ -24,6 +24,8 @@ def open_model(experiment: Experiment, report: RunReport, settings: dict, permis
     elif known != header.fingerprint:
         raise PruningError("plan_other_model", path=experiment.folder, found=known[:12], expected=header.fingerprint[:12])
     report.say(f"    {settings['base_model']}: {header.shape.parameters:,} parameters, {header.shape.num_layers} layers")
+    if header.keeps_head and known is None:
+        report.say(f"    {OWN_HEAD}")
     return header
 
 

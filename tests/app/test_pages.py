@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pruning.model.model_source import DEMO_FOLDER
 from ui import access
@@ -61,6 +62,17 @@ def cut_short(folder: Path) -> Path:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     return folder
+
+
+def test_model_page_counts_a_head_that_the_config_denies_and_says_it(app, tmp_path):
+    folder = broken_copy(tmp_path / "own-head")
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"lm_head.weight": -weights["model.embed_tokens.weight"]}, folder / "model.safetensors")
+    at = app.run()
+    at.segmented_control(key="source").set_value("folder").run()
+    at.text_input(key="model_folder").set_value(str(folder)).run()
+    assert "7,086,208" in [metric.value for metric in at.metric]  # 4096 x 128 more than the demo model
+    assert sum("the files hold a head of its own" in caption.value for caption in at.caption) == 1
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def test_names_shapes_and_bytes_are_those_of_the_state_dict(tmp_path, dtype):
     state = tiny_model("qwen2").to(dtype).state_dict()
     tensors = read_bin_header(saved(tmp_path, state))
     assert {name: tensor.shape for name, tensor in tensors.items()} == {n: tuple(t.shape) for n, t in state.items()}
-    assert {name: tensor.end for name, tensor in tensors.items()} == {n: t.nbytes for n, t in state.items()}
+    file = (tmp_path / "pytorch_model.bin").read_bytes()
+    bytes_of = {name: file[tensor.start : tensor.end] for name, tensor in tensors.items()}
+    assert bytes_of == {n: t.contiguous().view(torch.uint8).numpy().tobytes() for n, t in state.items()}
     assert {tensor.dtype for tensor in tensors.values()} == {
         {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
     }

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
 
 from pruning.errors import PruningError
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.shape import ModelShape
 from tests.planning.examples import small_config
 
+EMBEDDINGS = "model.embed_tokens.weight"
 DEMO = Path(__file__).parents[2] / "assets" / "demo_model"
 
 
@@ -95,8 +98,53 @@ def test_a_bin_folder_is_sized_up_by_its_config(tmp_path):
 @pytest.mark.parametrize("extra", ["lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"])
 def test_a_tied_copy_and_old_buffers_are_no_fault(tmp_path, extra):
     config = small_config(tie_word_embeddings=True)
-    tensors = weights(config) | {extra: np.zeros((11, 8), np.float32)}
-    CheckpointHeader.read(model_folder(tmp_path, config, tensors)).check()
+    tensors = weights(config)
+    tensors |= {extra: tensors[EMBEDDINGS].copy()}
+    header = CheckpointHeader.read(model_folder(tmp_path, config, tensors))
+    header.check()
+    assert header.shape.tie_word_embeddings
+
+
+def bfloat16(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values).to(torch.bfloat16)
+
+
+def last_changed(values: np.ndarray) -> torch.Tensor:
+    changed = torch.from_numpy(values.copy())
+    changed[-1, -1] += 1e-3
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("head", "embeddings", "tied"),
+    [
+        (torch.from_numpy, torch.from_numpy, True),
+        (bfloat16, bfloat16, True),
+        (bfloat16, lambda values: bfloat16(values).float(), True),
+        (bfloat16, torch.from_numpy, False),
+        (last_changed, torch.from_numpy, False),
+        (lambda values: torch.from_numpy(values[:-1].copy()), torch.from_numpy, False),
+    ],
+    ids=["copy", "copy in BF16", "same numbers in another format", "rounded", "one value", "smaller"],
+)
+@pytest.mark.parametrize("form", ["safetensors", "bin", "bin, one block"])
+def test_a_tied_config_over_another_head_is_read_as_untied(tmp_path, form, head, embeddings, tied):
+    config = small_config(tie_word_embeddings=True)
+    tensors = {name: torch.from_numpy(values) for name, values in weights(config).items()}
+    values = weights(config)[EMBEDDINGS]
+    tensors |= {EMBEDDINGS: embeddings(values), "lm_head.weight": head(values.copy())}
+    folder = model_folder(tmp_path, config)
+    if form == "safetensors":
+        save_torch_file(tensors, folder / "model.safetensors")
+    else:
+        (folder / "model.safetensors").unlink()
+        if form == "bin, one block" and tensors[EMBEDDINGS].dtype == tensors["lm_head.weight"].dtype:
+            block = torch.cat([tensors[EMBEDDINGS].flatten(), tensors["lm_head.weight"].flatten()])
+            tensors[EMBEDDINGS], tensors["lm_head.weight"] = block[:88].view(11, 8), block[88:].view(-1, 8)
+        torch.save(tensors, folder / "pytorch_model.bin")
+    header = CheckpointHeader.read(folder)
+    assert (header.keeps_head, header.shape.tie_word_embeddings) == (not tied, tied)
+    assert header.shape.parameters == ModelShape.from_config(config).parameters + (0 if tied else 88)
 
 
 # faults ---------------------------------------------------------------------------------------------------------------
