@@ -1,6 +1,7 @@
 # make app     set up and open the app on http://localhost:8501
 # make test    set up and run every test
 # make test-gguf  also build llama.cpp, and hold exported GGUF files against it
+# make test-transformers4  also install transformers 4 by itself, and read exports with it
 # make pictures  walk the road in a browser, and make the README's pictures of it
 # make lint    check the code's form
 # make clean   remove the environment and caches; experiments in prune_log/ stay
@@ -18,9 +19,12 @@ PY := $(VENV)/bin/python
 APP_READY := $(VENV)/.requirements
 TESTS_READY := $(VENV)/.requirements-dev
 GGUF_READY := $(VENV)/.requirements-gguf
+# Two versions of one library cannot share an environment.
+VENV4 := .venv-transformers4
+TRANSFORMERS4_READY := $(VENV4)/.requirements
 RETRY := make $(or $(MAKECMDGOALS),app)
 
-.PHONY: app test test-gguf pictures lint clean check-port check-chromium
+.PHONY: app test test-gguf test-transformers4 pictures lint clean check-port check-chromium
 .DELETE_ON_ERROR:
 
 app: $(APP_READY) check-port
@@ -35,6 +39,9 @@ test: $(TESTS_READY) check-chromium
 test-gguf: $(GGUF_READY) $(TESTS_READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/export/test_llama_cpp.py $(PYTEST_ARGS)
 
+test-transformers4: $(TRANSFORMERS4_READY) $(TESTS_READY)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/export/test_transformers4.py $(PYTEST_ARGS)
+
 pictures: $(TESTS_READY) check-chromium
 	PICTURES=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest tests/browser/test_road.py $(PYTEST_ARGS)
 	"$(PY)" -m tests.browser.pictures
@@ -44,7 +51,7 @@ lint: $(TESTS_READY)
 	"$(PY)" -m ruff format --check .
 
 clean:
-	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots
+	rm -rf "$(VENV)" "$(VENV4)" .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamp files: pip runs again only when a requirements file is newer than the last complete installation.
@@ -62,6 +69,12 @@ $(TESTS_READY): requirements-dev.txt $(APP_READY)
 $(GGUF_READY): requirements-gguf.txt $(APP_READY)
 	@echo "Building llama.cpp, which takes about ten minutes and needs a C++ compiler."
 	@"$(PY)" -m pip install --disable-pip-version-check -r requirements-gguf.txt
+	@touch "$@"
+
+$(TRANSFORMERS4_READY): requirements-transformers4.txt $(APP_READY)
+	@echo "Installing transformers 4 into $(VENV4)."
+	@"$(PY)" -m venv --clear "$(VENV4)"
+	@"$(VENV4)/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-transformers4.txt
 	@touch "$@"
 
 # An environment that is there and works is kept; one left half-made, or whose Python is gone, is made anew.

@@ -20,6 +20,22 @@ from pruning.planning.shape import ModelShape
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
+# Rotary scalings of a model that was trained for 32 tokens; LongRoPE names a factor for each pair of 8 dimensions.
+_TRAINED = {"original_max_position_embeddings": 32}
+SCALINGS = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0} | _TRAINED,
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0} | _TRAINED,
+    "longrope": {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0, 4.0, 8.0, 16.0]} | _TRAINED,
+}
+
+
+def with_rope(rope_type: str) -> dict:
+    """Options of a model with this rotary scaling, or the default rule, at a base that is no default."""
+    parameters = SCALINGS.get(rope_type, {}) | {"rope_type": rope_type, "rope_theta": 5000.0}
+    return {"head_dim": 8, "rope_parameters": parameters, "max_position_embeddings": 32 if rope_type == "dynamic" else 128}
+
 
 def tiny_config(family: str, tied: bool = False, head_dim: int | None = None, bias: bool = False, layers: int = 5, **values):
     """A config of `layers` layers with 4 KV heads, 8 query heads and 24 MLP channels, hidden size 32.

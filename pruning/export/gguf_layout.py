@@ -132,12 +132,10 @@ def _neutral_rope_settings(rope: dict) -> dict[str, float]:
 
 
 def rope_parameters(config: dict) -> dict:
-    """`rope_parameters` of a config.json; of older ones `rope_theta` and `rope_scaling`."""
-    if config.get("rope_parameters"):
-        return config["rope_parameters"]
-    scaling = config.get("rope_scaling") or {}
-    named = {"rope_type": scaling["type"]} if "type" in scaling else {}
-    return {"rope_theta": config.get("rope_theta", 10000.0)} | scaling | named
+    """The rule of the rotary embedding; where a config.json gives it under the older names too, transformers prefers those."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    named = {"rope_type": rope["type"]} if "type" in rope and "rope_type" not in rope else {}
+    return {"rope_theta": config.get("rope_theta", 10000.0)} | rope | named
 
 
 def context_length(config: dict) -> int:

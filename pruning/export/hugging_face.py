@@ -22,6 +22,7 @@ from ..planning.shape import FAMILIES, PRUNED_PREFIX
 from .disk import written_whole
 from .formats import SMALL_FILES
 from .model_card import model_card
+from .older_readers import add_older_names
 from .own_code import remove_foreign_code
 from .reload_check import check_reload
 from .shards import write_index
@@ -93,6 +94,7 @@ def write_small_files(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     remove_foreign_code(folder)
+    add_older_names(folder, tokenizer)
     for file in _licences(source):
         shutil.copyfile(file, folder / file.name)
     # safetensors makes its files readable for their owner only.

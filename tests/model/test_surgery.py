@@ -13,7 +13,7 @@ from pruning.model.architecture.configuration_pruned import PrunedLlamaConfig
 from pruning.model.masking import masked
 from pruning.model.surgery import cut, cut_config
 from pruning.planning.shape import ATTENTION, MLP, ModelShape
-from tests.tiny_models import FAMILIES, plan_without, random_ids, tiny_config, tiny_model
+from tests.tiny_models import FAMILIES, SCALINGS, plan_without, random_ids, tiny_config, tiny_model, with_rope
 
 LAYERS = range(5)
 HEADS, CHANNELS = range(4), range(24)
@@ -209,26 +209,13 @@ def test_switching_attention_reaches_layers_of_any_size(family):
         torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
 
 
-SHORT, LONG = 11, 100  # tokens, before and beyond the 32 that each of these was trained for
-SCALINGS = {
-    "linear": {"factor": 4.0},
-    "dynamic": {"factor": 4.0},
-    "yarn": {"factor": 4.0, "original_max_position_embeddings": 32},
-    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
-    "longrope": {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0, 4.0, 8.0, 16.0]}
-    | {"original_max_position_embeddings": 32},
-}
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rope_type", SCALINGS)
 def test_scaled_rotary_embeddings_are_those_of_the_source_at_any_length(family, rope_type):
-    scaling = SCALINGS[rope_type] | {"rope_type": rope_type, "rope_theta": 5000.0}
-    longest = 32 if rope_type == "dynamic" else 128
-    model = tiny_model(family, head_dim=8, rope_parameters=scaling, max_position_embeddings=longest)
+    model = tiny_model(family, **with_rope(rope_type))
     plan = plan_without(model, *PLANS["sizes differ"])
     with masked(model, plan):
-        expected = {length: logits(model, random_ids(2, length)) for length in (SHORT, LONG)}
+        expected = {length: logits(model, random_ids(2, length)) for length in (11, 100)}
     pruned = cut(model, plan)  # after a long text, which has moved the source's frequencies
     assert pruned.config.rope_parameters == model.config.rope_parameters
     for length, found in expected.items():
