@@ -93,10 +93,10 @@ def write_small_files(
     model.generation_config.to_json_file(folder / "generation_config.json")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    remove_foreign_code(folder)
     add_older_names(folder, tokenizer)
     for file in _licences(source):
         shutil.copyfile(file, folder / file.name)
+    remove_foreign_code(folder)
     # safetensors makes its files readable for their owner only.
     for file in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", file)

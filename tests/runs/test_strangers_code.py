@@ -36,6 +36,7 @@ def mark(tmp_path) -> Path:
 def stranger(tmp_path, mark) -> Path:
     folder = save_tiny_model(tmp_path / "stranger")
     set_trap(folder, mark)
+    (folder / "LICENSE.py").write_text((folder / "tokenization_trap.py").read_text())
     return folder
 
 
