@@ -22,7 +22,7 @@ except PruningError as error:
 form = st.container()
 active = job_panel.show(experiment, ("prune",))
 with form:
-    cut_form.show(experiment, plan, disabled=active)
+    cut_form.show(found, plan, disabled=active)
 result = workspace.result_of(experiment)
 if result is None:
     if not active:

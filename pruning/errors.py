@@ -133,6 +133,9 @@ MESSAGES = {
     "method_unknown": "There is no importance method {method!r}; use one of: {choices}.",
     "scores_not_finite": "The score of layer {layer}, {group_type} group {group} is not a finite number. Try float32, or "
     "check the weights.",
+    "rounds_of_fixed_plan": "`iterative_steps` is {rounds}, but the plan of this experiment is not one that its settings give: "
+    "it came from a file, or was made in rounds. In rounds another plan would be cut. Set `iterative_steps` to 1 to cut it as "
+    "it is.",
     # repair and recovery
     "repair_not_finite": "{matrix} of layer {layer} could not be repaired: what enters it is not finite, or is 0 everywhere. "
     "Try float32, or other calibration text.",

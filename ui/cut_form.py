@@ -9,10 +9,12 @@ from pruning.errors import PruningError
 from pruning.experiment import Experiment
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
+from pruning.runs.planner import settings_give
 from pruning.settings import resolve
 from ui import settings_widgets, workspace
 from ui.access import check_corpus
 from ui.translation import error_text, t
+from ui.workspace import Measured
 
 _ERROR_KEY = "cut_error"
 _JUDGED_BY = ("prompt", "eval_corpus", "eval_seq_len", "eval_windows")
@@ -20,8 +22,9 @@ _CUT_BY = ("iterative_steps", "reconstruct", "reconstruct_tokens")
 _MOST_ROUNDS = 100
 
 
-def show(experiment: Experiment, plan: PruningPlan, disabled: bool) -> None:
+def show(found: Measured, plan: PruningPlan, disabled: bool) -> None:
     """Draws the form; the button hands the cut to the worker."""
+    experiment = found.experiment
     totals = size.plan_totals(plan, 1)
     with st.container(border=True):
         st.markdown(
@@ -35,7 +38,7 @@ def show(experiment: Experiment, plan: PruningPlan, disabled: bool) -> None:
                 layers=totals.layers_removed,
             )
         )
-        _way_of_cutting(plan)
+        _way_of_cutting(found, plan)
         with st.expander(t("prune.judge")):
             columns = st.columns(3)
             with columns[0]:
@@ -59,11 +62,14 @@ def show(experiment: Experiment, plan: PruningPlan, disabled: bool) -> None:
             st.error(message, icon=":material/error:")
 
 
-def _way_of_cutting(plan: PruningPlan) -> None:
-    """At once or in rounds; with repair or without."""
+def _way_of_cutting(found: Measured, plan: PruningPlan) -> None:
+    """At once or in rounds; with repair or without. A plan that the settings do not give is cut as it is."""
+    is_of_settings = settings_give(plan, found.table, found.experiment.settings, found.layers)
+    if not is_of_settings:
+        st.session_state["iterative_steps"] = 1
     columns = st.columns(3, vertical_alignment="bottom")
     with columns[0]:
-        rounds = settings_widgets.number("iterative_steps", max_value=_MOST_ROUNDS)
+        rounds = settings_widgets.number("iterative_steps", max_value=_MOST_ROUNDS, disabled=not is_of_settings)
     with columns[1]:
         repairs = settings_widgets.switch("reconstruct")
     with columns[2]:
@@ -72,6 +78,8 @@ def _way_of_cutting(plan: PruningPlan) -> None:
         st.caption(t("prune.rounds", rounds=rounds))
     elif (made_in := plan.settings.get("iterative_steps", 1)) > 1:
         st.caption(t("prune.rounds.made", rounds=made_in))
+    elif not is_of_settings:
+        st.caption(t("prune.rounds.fixed"))
 
 
 def _start(experiment: Experiment) -> None:

@@ -9,7 +9,7 @@ from pruning.errors import PruningError
 from pruning.experiment import Experiment
 from pruning.planning.allocation import Floors, Protection
 from pruning.planning.plan import PruningPlan
-from pruning.runs.planner import Planned, changed_by_hand, plan_from_settings
+from pruning.runs.planner import Planned, changed_by_hand, settings_give
 from pruning.settings import PLAN_SETTINGS
 from ui import plan_form, workspace
 from ui.plan_values import settings_of, values_of
@@ -94,7 +94,7 @@ def _sliders_give(found: Measured, plan: PruningPlan, settings: dict) -> bool:
         return False
     try:
         values = values_of(settings, plan.shape.num_layers)
-        again = plan_from_settings(found.table, settings_of(values, plan.shape.num_layers), found.layers).plan
+        of_sliders = settings_of(values, plan.shape.num_layers)
     except PruningError:
         return False
-    return again.digest == plan.digest
+    return settings_give(plan, found.table, of_sliders, found.layers)

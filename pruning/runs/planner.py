@@ -64,6 +64,14 @@ def plan_from_settings(table: GroupTable, settings: dict, layers: LayerImportanc
     return Planned(replace(plan, settings=plan_settings(settings)), protection, floors, rates)
 
 
+def settings_give(plan: PruningPlan, table: GroupTable, settings: dict, layers: LayerImportance | None) -> bool:
+    """Whether these settings, planned at once, give just this plan: it is not from a file or made in rounds."""
+    try:
+        return plan_from_settings(table, settings, layers).plan.digest == plan.digest
+    except PruningError:
+        return False
+
+
 def check_together(settings: dict, shape: ModelShape) -> None:
     """Raises PruningError for settings that contradict each other."""
     if settings["layer_start"] is not None or settings["layer_end"] is not None:

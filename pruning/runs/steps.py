@@ -49,7 +49,7 @@ from .learning import find_out
 from .loading import forget_model, open_model, warm_model
 from .measuring import Measurement
 from .permissions import Permissions
-from .planner import plan_from_settings
+from .planner import plan_from_settings, settings_give
 from .recovering import repaired_weights, training_data
 from .recovery_job import measure_cost, recover, repair_and_judge, repair_and_train, train_and_save, validation_perplexity
 from .report import RunReport
@@ -73,9 +73,14 @@ def measure(experiment: Experiment, report: RunReport, settings: dict, permissio
 def prune(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Cuts by `plan.json`, describes and evaluates the result, saves it and checks that it loads again.
 
-    In rounds (`iterative_steps`) the settings of that plan give another one, which takes its place.
+    In rounds (`iterative_steps`) the settings of that plan give another one, which takes its place. Raises PruningError when
+    rounds are asked for and the plan is not one of the settings: what is cut then would not be what it says.
     """
     plan = experiment.read_plan()
+    if settings["iterative_steps"] > 1:
+        table, layers = experiment.read_table(), experiment.read_layer_importance()
+        if not settings_give(plan, table, settings, layers):
+            raise PruningError("rounds_of_fixed_plan", rounds=settings["iterative_steps"])
     loaded = _load(experiment, report, settings, permissions)
     text = _held_out(settings, loaded)
     measurement = Measurement(experiment, settings, loaded.header) if settings["iterative_steps"] > 1 else None

@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from pruning.experiment import Experiment, write_json
 from pruning.planning.allocation import Protection, allocate_global
 from pruning.runs.jobs import queue
+from pruning.runs.planner import plan_from_settings
 from pruning.runs.status import JobStatus, read_status, this_process, write_status
 from ui import workspace
 from ui.translation import t
@@ -61,6 +63,22 @@ def test_prune_page_shows_what_the_file_of_metrics_holds(app_of, cut_root):
     for stage in ("before", "after"):
         [perplexity] = metrics["perplexity"][stage].values()
         assert shown[t(f"prune.perplexity.{stage}")] == f"{perplexity:.2f}"
+
+
+def test_rounds_are_offered_for_a_plan_of_the_settings_only(app_of, own_copy):
+    experiment = Experiment.open(own_copy, "first")
+    table, settings = experiment.read_table(), experiment.settings | {"pruning_ratio": 0.1, "iterative_steps": 3}
+    experiment.write_settings(settings)
+    experiment.write_plan(plan_from_settings(table, settings).plan, table)
+    at = on_page(app_of(own_copy), "prune")
+    rounds = at.number_input(key="iterative_steps")
+    assert not rounds.disabled and t("prune.rounds.fixed") not in [caption.value for caption in at.caption]
+    rounds.set_value(3).run()
+    from_a_file = plan_from_settings(table, settings | {"pruning_ratio": 0.2}).plan
+    experiment.write_plan(replace(from_a_file, settings={}), table)
+    at.run()
+    rounds = at.number_input(key="iterative_steps")
+    assert rounds.disabled and rounds.value == 1 and t("prune.rounds.fixed") in [caption.value for caption in at.caption]
 
 
 def test_a_plan_for_an_experiment_that_was_cut_goes_beside_it(app_of, cut_root, tmp_path):

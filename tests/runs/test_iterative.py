@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from pruning.__main__ import main
+from pruning.errors import PruningError
 from pruning.model.calibration import CALIBRATION, draw_samples, load_corpus
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.model.importance import IMPORTANCE_METHODS, measure
@@ -119,6 +121,30 @@ def test_a_cut_by_a_plan_goes_in_rounds_by_the_settings_of_that_plan(tmp_path, m
     steps.run("prune", experiment)
     assert experiment.read_plan().digest == in_rounds.digest
     assert experiment.metrics()["parameters"]["after"] == in_rounds.shape_after.parameters
+
+
+def test_a_plan_that_the_settings_do_not_give_is_cut_as_it_is_and_never_in_rounds(tmp_path, model_folder, text):
+    settings = quick_settings(model_folder, text, pruning_ratio=0.04, protected_layers="none", iterative_steps=2)
+    in_rounds = run(tmp_path, "rounds", "global", settings).read_plan()
+    experiment = run(tmp_path, "planned", "global", settings | {"iterative_steps": 1})
+    experiment.write_plan(in_rounds, experiment.read_table())  # as an uploaded plan.json is, its settings with it
+    experiment.write_settings(experiment.settings | in_rounds.settings)
+    before = experiment.path("pruning_analysis.csv").read_bytes()
+    with pytest.raises(PruningError, match="`iterative_steps` is 2, but the plan of this experiment is not one that"):
+        steps.run("prune", experiment)
+    assert experiment.path("pruning_analysis.csv").read_bytes() == before  # nothing of the earlier cut is gone
+    experiment.write_settings(experiment.settings | {"iterative_steps": 1})
+    steps.run("prune", experiment)
+    assert experiment.read_plan().digest == in_rounds.digest
+    assert experiment.metrics()["parameters"]["after"] == in_rounds.shape_after.parameters
+
+
+@pytest.mark.parametrize("file", ["plan", "groups", "table"])
+def test_a_file_that_says_what_goes_is_not_cut_in_rounds(tmp_path, capsys, file):
+    (tmp_path / "config.json").write_text('{"iterative_steps": 4}')
+    for rounds in (["--iterative_steps=4"], [f"--config={tmp_path / 'config.json'}"]):
+        assert main(["apply", "--base_model=demo", f"--{file}={tmp_path / 'x'}", f"--output_root={tmp_path}", *rounds]) == 2
+        assert "--iterative_steps is no flag of `apply`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
