@@ -10,12 +10,12 @@ Every file is written whole (temporary name, then rename) and carries a format v
 import contextlib
 import csv
 import hashlib
+import itertools
 import json
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,22 @@ import numpy as np
 import pandas as pd
 
 from .errors import PruningError, first_line
+from .files import (
+    ASIDE,
+    PART,
+    asides,
+    copy_linked,
+    hidden_name,
+    leftovers,
+    locked,
+    put,
+    remove,
+    rename,
+    sync_tree,
+    take_place,
+    write_whole,
+)
+from .files import sweep as sweep_files
 from .planning.checkpoint_header import CheckpointHeader
 from .planning.group_table import FORMAT_VERSION as TABLE_VERSION
 from .planning.group_table import GroupTable
@@ -31,6 +47,7 @@ from .planning.layer_importance import LayerImportance
 from .planning.layer_rates import LayerRates
 from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
+from .process import is_alive
 from .settings import OF_THE_PERSON, defaults_of
 
 FORMAT_VERSION = 1
@@ -52,10 +69,14 @@ CUT_MODEL_FOLDER = "cut_model"  # the model that recovery began with
 ZIP_FILE = "model.zip"
 EXPORTS = ("model-*", "model.zip", "pytorch_model.bin")  # other forms of the model, and what was asked for
 CARD_FILE = "README.md"  # in the model folder; written last, when the model was checked
+JOB_FILE = "job.json"  # what a run is doing: pruning/runs/status.py
+QUEUED, RUNNING = "queued", "running"  # its states while a process has the experiment
+# What took work to make: while an experiment has none of it, another of its name may take its place.
+_WORK = (TABLE_FILE, LAYERS_FILE, RESULT_FILE, PLANS_FOLDER, FINDINGS_FOLDER, f"model/{CARD_FILE}", CUT_MODEL_FOLDER)
 # What a repair or a training makes anew. It takes the place of what was there as a whole, once the new model is checked.
 _RECOVERED = ("model", CUT_MODEL_FOLDER, ADAPTER_FOLDER, REPAIR_FILE, RECOVERY_FILE, SAMPLES_FILE, "metrics.json")
 _TAKEN_FOLDER, _GONE_FILE = ".recovered.taken", "gone.json"  # a whole draft; what has no place beside it any more
-_TEMPORARY = re.compile(r"\..+\.(part-\d+|old-\d+|[a-z0-9_]{8})")  # names of write_whole and export/disk.py
+_EARLIER_PART = re.compile(r"\..+\.(part-\d+|old-\d+|[a-z0-9_]{8})")  # as versions before this one named it
 _MEASURING = ("gradients", "group_table")  # steps whose result a new cut goes on from
 _SOURCES = ("groups", "table", "plan")  # settings that name a file
 _NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,119}")
@@ -75,64 +96,110 @@ class Experiment:
         return cls(Path(root) / name)
 
     @classmethod
-    def create(cls, root: str | Path, name: str, overwrite: bool = False) -> "Experiment":
-        """A new, empty experiment; one that failed before it measured anything gives way to it.
+    def create(
+        cls, root: str | Path, name: str, overwrite: bool = False, prepare: Callable[["Experiment"], None] | None = None
+    ) -> "Experiment":
+        """A new experiment; one in which nothing of worth was made gives way to it.
 
-        Raises PruningError when the name is taken and `overwrite` is not set, and always for a folder of something else:
-        `--output_root . --experiment_name tests` must not cost anybody their tests.
+        `prepare` writes what it begins with, by default no settings: it appears with all of that under its name, by one rename.
+        What it takes the place of with `overwrite` stays aside until it has made something of its own: see `settle`.
+
+        Raises PruningError when the name is taken and `overwrite` is not set, and always for an experiment that is worked on
+        and a folder of something else: `--output_root . --experiment_name tests` must not cost anybody their tests.
         """
         experiment = cls.at(root, name)
-        if experiment.folder.exists():
-            if not (experiment.has("description.txt") or _is_empty(experiment.folder)):
-                raise PruningError("experiment_foreign", folder=experiment.folder)
-            if (experiment.is_measured or experiment.has("metrics.json")) and not overwrite:
-                raise PruningError("experiment_exists", name=name)
-            shutil.rmtree(experiment.folder)
+        part = cls(hidden_name(experiment.folder, PART))
         try:
-            experiment.folder.mkdir(parents=True)
+            part.folder.mkdir(parents=True)
+            part.write_settings({})
+            if prepare is not None:
+                prepare(part)
+            sync_tree(part.folder)
+            with locked(experiment.folder.parent):
+                _sweep(experiment.folder.parent)
+                experiment._refuse_unless_it_gives_way(overwrite)
+                experiment._appear(part.folder)
         except OSError as error:
             raise PruningError("disk_write", path=experiment.folder, reason=error.strerror or error) from error
+        finally:
+            remove(part.folder)
         return experiment
+
+    def _refuse_unless_it_gives_way(self, overwrite: bool) -> None:
+        if not os.path.lexists(self.folder) or _is_empty(self.folder):
+            return
+        if not self.has("description.txt"):
+            raise PruningError("experiment_foreign", folder=self.folder)
+        self._refuse_if_worked_on()
+        if self.holds_work and not overwrite:
+            raise PruningError("experiment_exists", name=self.name)
+
+    def _appear(self, part: Path) -> None:
+        """Moves what was made beside it to this name. What stands there stays aside if it is of worth, or else goes."""
+        if not self.has("description.txt"):
+            rename(part, self.folder)
+            return
+        aside = hidden_name(self.folder, ASIDE)  # before it changes places, so that both names say what may come back
+        os.rename(part, aside)
+        old = take_place(aside, self.folder)
+        if not Experiment(old).holds_work:
+            remove(old)
 
     @classmethod
     def open(cls, root: str | Path, name: str) -> "Experiment":
         """An experiment that exists; raises PruningError otherwise."""
         experiment = cls.at(root, name)
         if not experiment.has("description.txt"):
+            sweep(root)  # killed while another took its place, it may stand aside
+        if not experiment.has("description.txt"):
             raise PruningError("experiment_unknown", name=name, root=root)
         return experiment
 
-    def branch(self) -> "Experiment":
-        """A new experiment with the same model and group table, named after this one with a number behind it."""
+    def branch(self, prepare: Callable[["Experiment"], None] | None = None) -> "Experiment":
+        """A new experiment with the same model and group table, named after this one with a number behind it.
+
+        `prepare` changes what it begins with, before it appears.
+        """
+        root = self.folder.parent
         stem, _, number = self.name.rpartition("-")
         stem, number = (stem, int(number)) if stem and number.isdecimal() and len(number) < 4 else (self.name, 1)
-        while (folder := self.folder.with_name(f"{stem}-{number + 1}")).exists():
-            number += 1
-        part = folder.with_name(f".{folder.name}.part")
+        part = Experiment(hidden_name(self.folder, PART))
         try:
-            part.mkdir()
+            part.folder.mkdir()
             for name in ("description.txt", TABLE_FILE, f"{TABLE_FILE}.json", LAYERS_FILE):
                 if self.has(name):
-                    shutil.copy2(self.path(name), part / name)
+                    shutil.copy2(self.path(name), part.path(name))
             for name in (PLANS_FOLDER, FINDINGS_FOLDER):
                 if self.has(name):
-                    shutil.copytree(self.path(name), part / name)
-            os.rename(part, folder)
+                    shutil.copytree(self.path(name), part.path(name))
+            if prepare is not None:
+                prepare(part)
+            sync_tree(part.folder)
+            with locked(root):
+                numbered = (root / f"{stem}-{n}" for n in itertools.count(number + 1))
+                branch = Experiment(next(folder for folder in numbered if not os.path.lexists(folder)))
+                part.write_settings(part.description()["settings"] | {"experiment_name": branch.name})
+                rename(part.folder, branch.folder)
         except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
-            raise PruningError("disk_write", path=folder, reason=error.strerror or error) from error
-        return Experiment(folder)
+            raise PruningError("disk_write", path=self.folder, reason=error.strerror or error) from error
+        finally:
+            remove(part.folder)
+        return branch
 
     def rename(self, new_name: str) -> "Experiment":
         """The experiment under its new name, which `description.txt` says too; raises PruningError when it is taken."""
-        renamed = Experiment.at(self.folder.parent, new_name)
+        root = self.folder.parent
+        renamed = Experiment.at(root, new_name)
         if renamed == self:
             return self
-        if renamed.folder.exists():
-            raise PruningError("experiment_taken", name=new_name, root=self.folder.parent)
         settings = self.description()["settings"]
         try:
-            os.rename(self.folder, renamed.folder)
+            with locked(root):
+                _sweep(root)
+                self._refuse_if_worked_on()
+                if os.path.lexists(renamed.folder):
+                    raise PruningError("experiment_taken", name=new_name, root=root)
+                rename(self.folder, renamed.folder)
         except OSError as error:
             raise PruningError("disk_write", path=renamed.folder, reason=error.strerror or error) from error
         renamed.write_settings(settings | {"experiment_name": new_name})
@@ -140,14 +207,51 @@ class Experiment:
 
     def delete(self) -> None:
         """Removes the folder and all in it. It is gone from the list at once, whatever happens to its files after that."""
-        if not self.has("description.txt"):
-            raise PruningError("experiment_unknown", name=self.name, root=self.folder.parent)
-        doomed = self.folder.with_name(f".{self.name}.deleted-{secrets.token_hex(4)}")
+        doomed = hidden_name(self.folder, PART)
         try:
-            os.rename(self.folder, doomed)
+            with locked(self.folder.parent):
+                _sweep(self.folder.parent)
+                if not self.has("description.txt"):
+                    raise PruningError("experiment_unknown", name=self.name, root=self.folder.parent)
+                self._refuse_if_worked_on()
+                rename(self.folder, doomed)
             shutil.rmtree(doomed)
         except OSError as error:
             raise PruningError("disk_delete", path=error.filename or doomed, reason=error.strerror or error) from error
+
+    def discard(self) -> None:
+        """Removes the experiment, whatever is in it: for the process that has it, and made nothing of worth."""
+        with contextlib.suppress(OSError), locked(self.folder.parent):
+            remove(self.folder)
+
+    def settle(self) -> bool:
+        """Ends the wait of what this experiment took the place of: it goes where this one made something of worth, and comes
+        back where it did not. Returns whether it came back; the logs of both are kept then.
+        """
+        try:
+            with locked(self.folder.parent):
+                return any([self._settle(aside) for aside in asides(self.folder)])
+        except OSError:  # a later look does it
+            return False
+
+    def _settle(self, aside: Path) -> bool:
+        old = Experiment(aside)
+        is_missing = not os.path.lexists(self.folder)
+        if not (old.has("description.txt") and (is_missing or (old.holds_work and not self.holds_work))):
+            remove(aside)
+            return False
+        if is_missing:
+            rename(aside, self.folder)
+            return True
+        for log in self.folder.glob("*/training.log"):
+            with contextlib.suppress(OSError):  # of the same second
+                os.rename(log.parent, aside / log.parent.name)
+        put(aside, self.folder)
+        return True
+
+    def _refuse_if_worked_on(self) -> None:
+        if self.is_worked_on:
+            raise PruningError("experiment_busy", name=self.name)
 
     @property
     def name(self) -> str:
@@ -163,17 +267,44 @@ class Experiment:
     def model_folder(self) -> Path:
         return self.path("model")
 
+    @property
+    def is_worked_on(self) -> bool:
+        """Whether a process that lives has the experiment; a job.json that cannot be read names none."""
+        try:
+            job = read_json(self.path(JOB_FILE), None)
+            return job["state"] in (QUEUED, RUNNING) and bool(job["process"]) and is_alive(*job["process"])
+        except (PruningError, KeyError, TypeError):
+            return False
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether anything of worth was made in it: measured, found, kept by a name, or cut.
+
+        A plan.json alone is none: a file or settings give it again.
+        """
+        try:
+            measured = self.metrics().keys() - {"format_version", "seconds"}
+        except PruningError:  # whatever it held
+            return True
+        return bool(measured) or any(self.has(name) for name in _WORK)
+
     def leftovers(self) -> list[Path]:
-        """What a process that was killed left half-written: temporary files, and models that were not checked."""
-        return [entry for entry in self.folder.iterdir() if _TEMPORARY.fullmatch(entry.name) or _is_unchecked(entry)]
+        """What a process that was killed left half-written: hidden files and folders, and models that were not checked."""
+        hidden = [each.path for folder in self._folders() for each in leftovers(folder)]
+        others = [entry for entry in self.folder.iterdir() if _EARLIER_PART.fullmatch(entry.name) or _is_unchecked(entry)]
+        return [*hidden, *(entry for entry in others if entry not in hidden)]
+
+    def _folders(self) -> list[Path]:
+        return [self.folder, *(f for f in self.folder.iterdir() if f.is_dir() and not f.name.startswith("."))]
 
     def remove_leftovers(self) -> list[Path]:
         """Removes what a process that was killed left half-written; returns what it was. A draft that was whole is taken."""
         self._finish_taking()
+        swept = [path for folder in self._folders() for path in sweep_files(folder)]
         found = self.leftovers()
         for entry in found:
-            _remove(entry)
-        return found
+            remove(entry)
+        return [*swept, *found]
 
     def forget_exports(self) -> None:
         """Removes other forms of a model that is no longer the one in `model/`, and what checking them found.
@@ -181,7 +312,7 @@ class Experiment:
         The check of the folder itself stays, until that of the next one takes its place.
         """
         for entry in self._exports():
-            _remove(entry)
+            remove(entry)
         if "export_check" in (metrics := self.metrics()):
             metrics["export_check"] = {name: found for name, found in metrics["export_check"].items() if name == "hf"}
             write_json(self.path("metrics.json"), metrics)
@@ -198,7 +329,7 @@ class Experiment:
         """
         folder = self.path(CUT_MODEL_FOLDER)
         if not folder.is_dir():
-            _copy_linked(self.model_folder, folder)
+            copy_linked(self.model_folder, folder)
         return folder
 
     @contextlib.contextmanager
@@ -207,28 +338,27 @@ class Experiment:
 
         It knows what this one does, but for the training that was before.
         """
-        draft = Experiment(self.path(f".recovered.part-{os.getpid()}"))
-        _remove(draft.folder)
+        draft = Experiment(hidden_name(self.path("recovered"), PART))
         try:
             draft.folder.mkdir()
             for name in ("description.txt", PLAN_FILE, REPAIR_FILE, SAMPLES_FILE, "metrics.json"):
                 if self.has(name):
                     shutil.copy2(self.path(name), draft.path(name))
         except OSError as error:
-            _remove(draft.folder)
+            remove(draft.folder)
             raise PruningError("disk_write", path=draft.folder, reason=error.strerror or error) from error
         try:
             draft._forget_figures_of_recovery()
             yield draft
         finally:
-            _remove(draft.folder)
+            remove(draft.folder)
 
     def take(self, draft: "Experiment") -> None:
         """Puts what a draft holds in the place of what is here. Killed meanwhile, `remove_leftovers` comes to the end of it."""
         gone = [name for name in (ADAPTER_FOLDER, RECOVERY_FILE) if not draft.has(name)]
         gone += [entry.name for entry in self._exports()] if draft.has("model") else []
         write_json(draft.path(_GONE_FILE), {"format_version": FORMAT_VERSION, "names": gone})
-        _copy_linked(draft.folder, self.path(_TAKEN_FOLDER))  # appears whole; from here on it goes forwards only
+        copy_linked(draft.folder, self.path(_TAKEN_FOLDER))  # appears whole; from here on it goes forwards only
         self._finish_taking()
 
     def _finish_taking(self) -> None:
@@ -236,22 +366,18 @@ class Experiment:
         if not (taken / _GONE_FILE).exists():
             return
         for name in read_json(taken / _GONE_FILE, FORMAT_VERSION)["names"]:
-            _remove(self.path(name))
+            remove(self.path(name))
         for name in _RECOVERED:
             if (taken / name).exists():
                 _put(taken / name, self.path(name))
-        _remove(taken)
+        remove(taken)
 
     def _exports(self) -> list[Path]:
         return [entry for pattern in EXPORTS for entry in self.folder.glob(pattern)]
 
     def forget_checkpoints(self) -> None:
         """Removes what a training goes on from, at once: one would go on from a half of it too."""
-        doomed = self.path(f".{RECOVERY_FOLDER}.old-{os.getpid()}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        with contextlib.suppress(OSError):  # there is none
-            os.rename(self.path(RECOVERY_FOLDER), doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        remove(self.path(RECOVERY_FOLDER))
 
     def _forget_figures_of_recovery(self) -> None:
         metrics = self.metrics()
@@ -271,10 +397,11 @@ class Experiment:
         """Removes what a cut left: the model and all that describes it. Table, plan, the times of measuring and the perplexity
         before the cut stay.
         """
+        self.path(RESULT_FILE).unlink(missing_ok=True)  # first: it says that there is a cut
         self.forget_checkpoints()
         for name in ("model", ADAPTER_FOLDER, CUT_MODEL_FOLDER):
-            shutil.rmtree(self.path(name), ignore_errors=True)
-        for name in (RESULT_FILE, SAMPLES_FILE, ZIP_FILE, PICTURE_FILE, REPAIR_FILE, RECOVERY_FILE, COST_FILE, *DESCRIPTIONS):
+            remove(self.path(name))
+        for name in (SAMPLES_FILE, ZIP_FILE, PICTURE_FILE, REPAIR_FILE, RECOVERY_FILE, COST_FILE, *DESCRIPTIONS):
             self.path(name).unlink(missing_ok=True)
         self.forget_exports()
         self.path("export.json").unlink(missing_ok=True)
@@ -347,9 +474,11 @@ class Experiment:
     def settings(self) -> dict:
         """Every setting; one that was not known when the experiment was made is at its default, and so is a consent, which a
         file cannot give.
+
+        The name is the folder's: one that is killed while it is renamed may have written another.
         """
         written = {name: value for name, value in self.description()["settings"].items() if name not in OF_THE_PERSON}
-        return defaults_of(written.get("strategy", "global")) | written
+        return defaults_of(written.get("strategy", "global")) | written | {"experiment_name": self.name}
 
     @property
     def source_file(self) -> str | None:
@@ -408,12 +537,18 @@ class Experiment:
 
     def write_named_plan(self, name: str, plan: PruningPlan) -> None:
         """Keeps a plan under a name; a plan of the same name is replaced. Raises PruningError for an impossible name."""
-        path = self._named_plan(name)
-        try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise PruningError("disk_write", path=path.parent, reason=error.strerror or error) from error
-        write_json(path, plan.to_json())
+        write_json(self._place_of_plan(name), plan.to_json())
+
+    def keep_plan(self, name: str, plan: PruningPlan) -> str:
+        """Keeps a plan under this name, or with a number behind it where a plan has it already; returns the name."""
+        numbered, number = name, 1
+        while True:
+            try:
+                write_json(self._place_of_plan(numbered), plan.to_json(), replace=False)
+                return numbered
+            except FileExistsError:
+                number += 1
+                numbered = f"{name}-{number}"
 
     def read_named_plan(self, name: str) -> PruningPlan:
         description, path = self.description(), self._named_plan(name)
@@ -423,6 +558,14 @@ class Experiment:
     def forget_named_plan(self, name: str) -> None:
         self._named_plan(name).unlink(missing_ok=True)
 
+    def _place_of_plan(self, name: str) -> Path:
+        path = self._named_plan(name)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise PruningError("disk_write", path=path.parent, reason=error.strerror or error) from error
+        return path
+
     def _named_plan(self, name: str) -> Path:
         if not _NAME.fullmatch(name or ""):
             raise PruningError("plan_name", name=name)
@@ -431,8 +574,9 @@ class Experiment:
     def _write_group_csv(self, name: str, table: GroupTable, positions: np.ndarray) -> None:
         content = csv_text(table.frame(positions))
         digest = hashlib.sha256(content.encode()).hexdigest()
-        write_whole(self.path(name), content)
+        # The rows last: they say that groups were measured, and what the sidecar says is of these rows only.
         write_json(self.path(f"{name}.json"), {"format_version": TABLE_VERSION, "rows_sha256": digest} | table.source)
+        write_whole(self.path(name), content)
 
     # measurements -------------------------------------------------------------------------------------------------
 
@@ -457,8 +601,32 @@ def default_name(base_model: str, *parts: str) -> str:
 
 def list_experiments(root: str | Path) -> list[Experiment]:
     """The experiments under `root`, newest first."""
+    sweep(root)
     folders = [f for f in Path(root).glob("[!.]*") if (f / "description.txt").is_file()] if Path(root).is_dir() else []
     return [Experiment(f) for f in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True)]
+
+
+def sweep(root: str | Path) -> None:
+    """Removes what processes that are gone left half-made under `root`. An experiment that was set aside comes back where the
+    one in its place never made anything of worth.
+    """
+    root = Path(root)
+    with contextlib.suppress(OSError):  # a folder that only others may write to
+        if leftovers(root):
+            with locked(root):
+                _sweep(root)
+
+
+def _sweep(root: Path) -> None:
+    found = leftovers(root)
+    # Where a name was left without an experiment, that of worth comes back before what was to take its place.
+    for each in sorted(found, key=lambda each: not Experiment(each.path).holds_work):
+        stands = Experiment(root / each.target)
+        with contextlib.suppress(OSError):
+            if not each.is_aside:
+                remove(each.path)
+            elif not stands.is_worked_on:
+                stands._settle(each.path)
 
 
 def read_table(path: Path, shape: ModelShape) -> GroupTable:
@@ -520,8 +688,8 @@ def naming_damage(path: Path) -> Iterator[None]:
         raise PruningError("file_broken", path=path, reason=repr(error)) from error
 
 
-def write_json(path: Path, content: dict) -> None:
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, content: dict, sync: bool = True, replace: bool = True) -> None:
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", sync, replace)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
@@ -532,59 +700,15 @@ def csv_text(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part; raises PruningError if it cannot."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise PruningError("disk_write", path=path, reason=error.strerror or error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def _is_unchecked(entry: Path) -> bool:
     """A model folder without its card, which is written last."""
     return (entry.name == "model" or entry.name.startswith("model-")) and entry.is_dir() and not (entry / CARD_FILE).exists()
 
 
-def _copy_linked(source: Path, target: Path) -> None:
-    """A copy of a folder that appears whole; its files are linked where the file system can."""
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            shutil.copytree(source, part, copy_function=os.link)
-        except (OSError, shutil.Error):
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source, part)
-        part.rename(target)
-    except (OSError, shutil.Error) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise PruningError("disk_write", path=target, reason=getattr(error, "strerror", None) or error) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _put(source: Path, target: Path) -> None:
-    """Moves a file or a folder to `target`; a folder that stands there is moved aside first and removed last."""
+    """Moves a file or a folder to `target`; until then it stands by the name of `source`, whenever this is killed."""
     try:
-        if target.is_dir():
-            old = target.with_name(f".{target.name}.old-{os.getpid()}")
-            _remove(old)
-            os.rename(target, old)
-            os.rename(source, target)
-            _remove(old)
-        else:
-            os.replace(source, target)
+        put(source, target, swap=False)
     except OSError as error:
         raise PruningError("disk_write", path=target, reason=error.strerror or error) from error
 

@@ -47,8 +47,9 @@ def test_an_experiment_that_exists_is_refused_and_left_alone(tmp_path):
 
 
 def test_an_experiment_that_measured_nothing_gives_way(tmp_path):
-    described(tmp_path)
-    assert not list(Experiment.create(tmp_path, "run").folder.iterdir())
+    described(tmp_path).path("training.log").touch()
+    assert [path.name for path in Experiment.create(tmp_path, "run").folder.iterdir()] == ["description.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -64,7 +65,9 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path, overwrite):
 
 def test_overwriting_starts_empty(tmp_path):
     described(tmp_path).write_table(random_table(small_shape()))
-    assert not list(Experiment.create(tmp_path, "run", overwrite=True).folder.iterdir())
+    created = Experiment.create(tmp_path, "run", overwrite=True)
+    assert [path.name for path in created.folder.iterdir()] == ["description.txt"]
+    assert created.description()["settings"] == {}
 
 
 def test_an_unknown_experiment_is_named(tmp_path):

@@ -20,6 +20,8 @@ FLOORS = [
     ("pruning.experiment",),
     ("pruning.planning",),
     ("pruning.settings",),
+    ("pruning.files",),
+    ("pruning.process",),
     ("pruning.errors",),
 ]
 SHOWS_THE_SCREEN = ("app", "pages", "ui")

@@ -3,11 +3,11 @@
 import streamlit as st
 
 from pruning.errors import PruningError
-from pruning.experiment import Experiment, default_name, write_whole
+from pruning.experiment import Experiment, default_name
 from pruning.model.model_source import local_folder
 from pruning.planning.shape import ModelShape
 from pruning.runs.jobs import queue
-from pruning.runs.status import create_experiment
+from pruning.runs.status import MEASURE, create_experiment
 from pruning.settings import resolve
 from ui import corpus_picker, method_picker, settings_widgets, workspace
 from ui.access import allowed_roots
@@ -189,12 +189,17 @@ def _start_other(experiment: Experiment, method: str) -> None:
 
 def _submit(settings: dict, pasted: str | None = None) -> None:
     """Makes the experiment, hands it to the worker and opens it."""
-    experiment = create_experiment(workspace.output_root(), settings["experiment_name"])
+    root, name = workspace.output_root(), settings["experiment_name"]
+    files = {}
     if pasted is not None:
-        write_whole(experiment.path(_PASTED_FILE), pasted)
-        settings["corpus"] = str(experiment.path(_PASTED_FILE))
-    experiment.write_settings(settings)
-    queue().submit("measure", experiment, workspace.permissions(experiment))
+        files[_PASTED_FILE] = pasted
+        settings["corpus"] = str(Experiment.at(root, name).path(_PASTED_FILE))
+    experiment = create_experiment(root, name, settings, MEASURE, files=files)
+    try:
+        queue().submit(MEASURE, experiment, workspace.permissions(experiment))
+    except PruningError:
+        experiment.discard()
+        raise
     workspace.open_experiment(experiment.name)
 
 

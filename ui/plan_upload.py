@@ -4,7 +4,6 @@ Plans and rows are kept in the experiment under the name of their file; a table 
 """
 
 import io
-import itertools
 import json
 import re
 from pathlib import PurePath
@@ -56,19 +55,14 @@ def _read(found: Measured, settings: dict, files: list, meaning: str) -> Experim
     table, warnings = checked_table(frame, source, shape, fingerprint, file.name)
     for warning in warnings:
         st.toast(error_text(warning), icon=":material/warning:", duration="long")
-    branch = experiment.branch()
-    branch.write_table(table)
-    branch.write_settings(experiment.settings | {"experiment_name": branch.name})
-    return branch
+    return experiment.branch(lambda branch: branch.write_table(table))
 
 
 def _keep(found: Measured, chosen: Chosen, file_name: str) -> Experiment:
     for warning in chosen.warnings:
         st.toast(error_text(warning), icon=":material/warning:", duration="long")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", PurePath(file_name).stem).strip(".-") or "plan"
-    kept = found.experiment.named_plans()
-    name = next(free for n in itertools.count(1) if (free := name if n == 1 else f"{name}-{n}") not in kept)
-    found.experiment.write_named_plan(name, chosen.plan)
+    name = found.experiment.keep_plan(name, chosen.plan)
     fixed_plan.open_in_next_run(found.experiment, name)
     return found.experiment
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 from ..errors import Cancelled, PruningError
 from ..experiment import RECOVERY_FOLDER, Experiment
+from ..process import this_process
+from ..runs.status import last_written
 from ..settings import SETTINGS
 
 _USER_ERROR, _STOPPED, _FAILED = 2, 130, 1
@@ -18,6 +20,8 @@ def telling_how_to_go_on(command: str, experiment: Experiment) -> Iterator[None]
     try:
         yield
     except (Cancelled, KeyboardInterrupt):
+        if not _is_ours(experiment):
+            raise  # the one that it was to replace is back
         root, usual = str(experiment.folder.parent), SETTINGS["output_root"].default
         where = [] if root == usual else ["--output_root", root]
         line = shlex.join(["python", "-m", "pruning", command, "--experiment_name", experiment.name, *where, "--resume"])
@@ -25,6 +29,12 @@ def telling_how_to_go_on(command: str, experiment: Experiment) -> Iterator[None]
             print(f"The best state of the training so far is kept in {experiment.path(RECOVERY_FOLDER)}.", file=sys.stderr)
         print(f"Go on with: {line}", file=sys.stderr)
         raise
+
+
+def _is_ours(experiment: Experiment) -> bool:
+    """Whether it is an experiment that this process was the last to work on."""
+    status = last_written(experiment)
+    return status is not None and status.process == this_process()
 
 
 def exit_code(command: Callable[[list[str]], int], arguments: list[str] | None) -> int:

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import PruningError
-from ..experiment import Experiment
-from ..export.disk import written_whole
+from ..experiment import Experiment, sweep
 from ..export.formats import FORMATS, PLAN, file_of, parse_formats
+from ..files import written_whole
 from ..runs.environment import prepare_this_process
 from ..runs.export_request import ExportRequest
 from ..runs.permissions import Permissions
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(known: argparse.Namespace) -> int:
     """Makes the formats; returns the exit code. Raises PruningError when there is no checked model, or it cannot be done."""
     formats = parse_formats(known.format)
+    sweep(known.output_root)
     experiment = Experiment.open(known.output_root, known.experiment_name)
     if formats != (PLAN,) and not experiment.is_saved:  # said before a job starts
         raise PruningError("analysis_no_model", name=experiment.name)
@@ -39,18 +40,18 @@ def run(known: argparse.Namespace) -> int:
     permissions = Permissions.of_this_command(known)
     if known.push and not permissions.token:
         raise PruningError("hub_token_missing")
+    request = ExportRequest(formats, known.max_shard_size, known.push, not known.public)
+    for leftover in claim(experiment, "export", partial(request.write, experiment)):
+        print(f"Removed {leftover}, which a stopped run left half-written.")
     prepare_this_process()
     from ..runs import steps
 
-    request = ExportRequest(formats, known.max_shard_size, known.push, not known.public)
-    for leftover in claim("export", experiment, partial(request.write, experiment)):
-        print(f"Removed {leftover}, which a stopped run left half-written.")
     steps.run("export", experiment, console=True, permissions=permissions)
     print()
     for name in formats:
         path = experiment.path(file_of(name))
         if name in targets:
-            with written_whole(targets[name], path.stat().st_size) as part:
+            with written_whole(targets[name], path.stat().st_size, replace=False) as part:
                 shutil.copyfile(path, part)
         print(f"{name}  {targets.get(name, path)}")
     return 0

@@ -84,7 +84,7 @@ def _recover(experiment: Experiment, settings: dict, permissions: Permissions) -
     from ..runs import steps
     from ..runs.status import claim
 
-    claim(COMMAND, experiment, partial(ask_to_recover, experiment, settings))
+    claim(experiment, COMMAND, partial(ask_to_recover, experiment, settings))
     with telling_how_to_go_on(COMMAND, experiment):
         steps.run(COMMAND, experiment, console=True, permissions=permissions, resume=settings["resume"])
     tell_summary(experiment, [])

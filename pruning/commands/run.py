@@ -5,7 +5,6 @@ settings -> checks that need no weights -> experiment folder -> steps -> summary
 
 import argparse
 import contextlib
-import shutil
 import sys
 from pathlib import Path
 
@@ -84,14 +83,14 @@ def _job(command: str, given: dict, settings: dict) -> str:
 
 
 def _experiment(stopped: Experiment | None, job: str, settings: dict) -> Experiment:
+    """The experiment of the run, which is this process's from here on."""
     from ..runs.status import claim, create_experiment
 
     if stopped is not None:
-        claim(job, stopped)
+        claim(stopped, job)
         return stopped
-    experiment = create_experiment(settings["output_root"], settings["experiment_name"], settings["overwrite"])
-    experiment.write_settings(settings | {"resume": False, "overwrite": False, "dry_run": False})
-    return experiment
+    written = settings | {"resume": False, "overwrite": False, "dry_run": False}
+    return create_experiment(settings["output_root"], settings["experiment_name"], written, job, settings["overwrite"])
 
 
 def _run_job(job: str, experiment: Experiment, permissions: Permissions, is_new: bool) -> None:
@@ -99,11 +98,14 @@ def _run_job(job: str, experiment: Experiment, permissions: Permissions, is_new:
 
     try:
         steps.run(job, experiment, console=True, permissions=permissions, resume=not is_new)
-    except PruningError as error:
-        # Nothing was measured: nothing is left behind, but for a log that somebody has to read.
-        if is_new and not experiment.has(TABLE_FILE) and error.code not in ("unexpected", "cancelled"):
-            shutil.rmtree(experiment.folder)
+    except BaseException as error:
+        has_to_be_read = not isinstance(error, PruningError) or error.code in ("unexpected", "cancelled")
+        if experiment.settle():
+            print("Nothing was made, so the experiment that was to be replaced is there as before.", file=sys.stderr)
+        elif is_new and not experiment.holds_work and not has_to_be_read:
+            experiment.discard()
         raise
+    experiment.settle()
 
 
 def _stopped_run(command: str, given: dict, settings: dict) -> Experiment | None:

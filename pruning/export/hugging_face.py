@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import PruningError
+from ..files import written_whole
 from ..model.architecture import CODE_FILES, PRUNED_MODELS, auto_map
 from ..planning.checkpoint_header import read_config
 from ..planning.shape import FAMILIES, PRUNED_PREFIX
-from .disk import written_whole
 from .formats import SMALL_FILES
 from .model_card import model_card
 from .older_readers import add_older_names

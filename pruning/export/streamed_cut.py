@@ -14,11 +14,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import PruningError
+from ..files import written_whole
 from ..model.surgery import config_from, cut_config, model_class
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.kept_indices import TensorCut, tensor_cut
 from ..planning.plan import PruningPlan
-from .disk import written_whole
 from .formats import SMALL_FILES
 from .hugging_face import write_small_files
 from .shards import kept_pieces, write_shards

@@ -31,6 +31,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import Cancelled, PruningError
+from ..files import written_whole
 from . import processes
 from .runtime import is_out_of_memory
 from .training_text import NOT_PREDICTED, TrainingText
@@ -267,9 +268,8 @@ def _write_state(model: nn.Module, folder: Path) -> None:
     if not processes.is_first():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{_STATE_FILE}.part"
-    save_file(state, part)
-    part.replace(folder / _STATE_FILE)
+    with written_whole(folder / _STATE_FILE, sum(value.nbytes for value in state.values())) as part:
+        save_file(state, part)
 
 
 @torch.no_grad()

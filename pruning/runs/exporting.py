@@ -17,7 +17,6 @@ from analysis.size import readable
 from ..errors import PruningError
 from ..experiment import CARD_FILE, PLAN_FILE, Experiment, read_json, write_whole
 from ..export.bin_file import write_bin
-from ..export.disk import room, written_whole
 from ..export.formats import (
     BIN,
     GGUF_KINDS,
@@ -35,6 +34,7 @@ from ..export.hugging_face import load_trusted, model_card, write_zip
 from ..export.original import Original
 from ..export.reload_check import check_file, check_reload
 from ..export.streamed_cut import rewrite
+from ..files import room, written_whole
 from ..model.checkpoint import load_tokenizer
 from ..model.runtime import resolve_device
 from ..planning.checkpoint_header import CheckpointHeader

@@ -29,7 +29,7 @@ from ..experiment import Experiment
 from . import status as job_status
 from .environment import WORKER_ENVIRONMENT
 from .permissions import Permissions
-from .status import CANCELLED, JobStatus, claim, read_status, request_cancel, write_status
+from .status import CANCELLED, JobStatus, claim, is_claimed_here, read_status, request_cancel, write_status
 
 _MAX_STARTS = 3
 _CANCEL_PATIENCE = 10.0  # seconds until a worker that does not react (one long batch, a download) is ended instead
@@ -68,7 +68,9 @@ class JobQueue:
         Raises PruningError when the experiment is being worked on, or `request` refuses; nothing is changed then.
         """
         with self._lock:
-            claim(kind, experiment, request)
+            current = read_status(experiment)
+            waits_here = current is not None and is_claimed_here(current) and self._job_of(experiment) is None
+            claim(experiment, kind, request, waits_here)  # one just created here waits for this job
             if (before := self._job_of(experiment)) is not None:
                 before.is_over = True  # by its file; the executor has not said so yet
             self._jobs.append(_Job(experiment, kind, permissions))

@@ -4,7 +4,6 @@ measured again.
 Two measurements are the same when model, method, text, samples, length, seed and number format are.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from ..errors import PruningError
 from ..experiment import LAYERS_FILE, TABLE_FILE, Experiment, list_experiments, read_layer_importance, read_sidecar
+from ..files import copy_whole
 from ..model.calibration import CALIBRATION, check_window, draw_samples, load_corpus
 from ..model.checkpoint import LoadedModel
 from ..model.importance import DEPENDS_ON_BATCH_SIZE, NEEDS_NO_SAMPLES, measure
@@ -60,6 +60,7 @@ class Measurement:
             self._reuse_layers(report)
         elif self.wants_layers and not self._take_over_layers(report):
             self._measure_layers(report, loaded)
+        self.experiment.settle()  # what a run takes the place of may be large, and a model is to be written next
 
     # groups -----------------------------------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class Measurement:
         for other in self._others(TABLE_FILE):
             if self._is_wanted_table(other.path(TABLE_FILE)):
                 for name in (f"{TABLE_FILE}.json", TABLE_FILE):  # the table last: it says that groups were measured
-                    _copy_whole(other.path(name), self.experiment.path(name))
+                    copy_whole(other.path(name), self.experiment.path(name))
                 report.skip("gradients", f"measured the same way in {other.name}")
                 return True
         return False
@@ -210,13 +211,3 @@ def _readable(read, path: Path):
         return read(path)
     except PruningError:
         return None
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part-0")
-    try:
-        shutil.copy2(source, part)
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise PruningError("disk_write", path=target, reason=error.strerror or error) from error

@@ -105,7 +105,7 @@ class RunReport:
         begun = self.status.step_started if done else now
         self.status = replace(self.status, done=done, total=total, updated=now, step_started=begun)
         if now - self._last_write >= _SECONDS_BETWEEN_WRITES or done == total:
-            self._write()
+            self._write(sync=False)
         if self._live:
             self._move_bar()
         elif done and now - self._last_line >= _SECONDS_BETWEEN_LINES:
@@ -147,9 +147,9 @@ class RunReport:
             self._bar.close()
             self._bar = None
 
-    def _write(self) -> None:
+    def _write(self, sync: bool = True) -> None:
         self._last_write = time.time()
-        write_status(self.experiment, self.status)
+        write_status(self.experiment, self.status, sync)
 
 
 def as_pruning_error(error: BaseException, step: str | None) -> PruningError:

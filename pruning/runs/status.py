@@ -5,26 +5,19 @@
 Imports no torch. Knows nothing about what the steps do.
 """
 
-import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import psutil
-
 from ..errors import PruningError
-from ..experiment import Experiment, naming_damage, read_json, write_json
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from ..experiment import JOB_FILE, QUEUED, RUNNING, Experiment, naming_damage, read_json, write_json
+from ..files import locked, write_whole
+from ..process import is_alive, this_process
 
 FORMAT_VERSION = 1
-JOB_FILE, CANCEL_FILE = "job.json", "cancel"
-QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+CANCEL_FILE = "cancel"
+DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 ACTIVE = (QUEUED, RUNNING)
 BASELINE, MEASURE = "baseline", "measure"  # kinds of jobs that cut nothing
 
@@ -95,7 +88,7 @@ class JobStatus:
 def read_status(experiment: Experiment) -> JobStatus | None:
     """The status of an experiment, None when nothing ever ran; a run whose process is gone reads as failed."""
     status = last_written(experiment)
-    if status and status.is_active and not _is_alive(status.process):
+    if status and status.is_active and not (status.process and is_alive(*status.process)):
         return status.failed(PruningError("worker_lost"))
     return status
 
@@ -111,61 +104,61 @@ def last_written(experiment: Experiment) -> JobStatus | None:
         return JobStatus(**content | {"process": (int(process[0]), float(process[1])) if process else None})
 
 
-def write_status(experiment: Experiment, status: JobStatus) -> None:
-    write_json(experiment.path(JOB_FILE), {"format_version": FORMAT_VERSION} | asdict(status))
-
-
-def this_process() -> tuple[int, float]:
-    """The pid of this process and when it started, which together name it for good."""
-    return os.getpid(), psutil.Process().create_time()
-
-
-def claim(kind: str, experiment: Experiment, request: Callable[[], None] | None = None) -> list[Path]:
-    """Takes the experiment for a job of this process, once nothing else works on it; what asks for a job begins here.
-
-    `request` then writes what is asked of the job. Returns what a process that was killed had left half-written, which is
-    removed. Raises PruningError when another job has the experiment, it is gone, or `request` refuses; nothing is changed then.
+def write_status(experiment: Experiment, status: JobStatus, sync: bool = True) -> None:
+    """Writes `job.json`. Progress goes without `sync`: four times a second a disk may take longer for it than for the work, and
+    a power cut, which alone could damage the file, ends the run that it tells of.
     """
-    if not experiment.has("description.txt"):
-        raise PruningError("experiment_unknown", name=experiment.name, root=experiment.folder.parent)
+    write_json(experiment.path(JOB_FILE), {"format_version": FORMAT_VERSION} | asdict(status), sync)
+
+
+def create_experiment(
+    root: str | Path, name: str, settings: dict, kind: str, overwrite: bool = False, files: dict[str, str] | None = None
+) -> Experiment:
+    """`Experiment.create` with these settings, and text of other files by their names, for a job that this process begins next.
+
+    From its first moment it is this process's: whoever else wants the name is told that it is worked on.
+    """
+
+    def prepare(new: Experiment) -> None:
+        for file, text in (files or {}).items():
+            write_whole(new.path(file), text)
+        new.write_settings(settings)
+        write_status(new, _waiting(kind))
+
+    return Experiment.create(root, name, overwrite, prepare)
+
+
+def claim(experiment: Experiment, kind: str, request: Callable[[], None] | None = None, is_ours: bool = False) -> list[Path]:
+    """Makes the experiment this process's, for a job that it begins next; what asks for a job begins here.
+
+    `request` writes what is asked of the job, once it is sure that no other works on the experiment; `is_ours`: it waits for
+    this job since it was created. Returns what a process that was killed had left half-written, which is removed. Raises
+    PruningError when another job has the experiment, it is gone, or `request` refuses; nothing is changed then.
+    """
     try:
-        with _alone_in(experiment.folder):
-            refuse_if_busy(experiment)
+        with locked(experiment.folder.parent):
+            if not experiment.has("description.txt"):
+                raise PruningError("experiment_unknown", name=experiment.name, root=experiment.folder.parent)
+            if not is_ours:
+                refuse_if_busy(experiment)
             if request is not None:
                 request()
             removed = experiment.remove_leftovers()
             experiment.path(CANCEL_FILE).unlink(missing_ok=True)
-            now = time.time()
-            write_status(experiment, JobStatus(kind, started=now, updated=now, process=this_process()))
+            write_status(experiment, _waiting(kind))
             return removed
     except OSError as error:
         raise PruningError("disk_write", path=experiment.folder, reason=error.strerror or error) from error
 
 
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps out other processes, and threads, that are about to take a job of the experiment; a lock of one that died is gone.
-
-    The folder itself is locked, so that no file stays behind. Where the system has no such locks, two may ask at once.
-    """
-    if fcntl is None:
-        yield
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
+def is_claimed_here(status: JobStatus) -> bool:
+    """Whether a job of this process waits, or the process has the experiment for one that it begins next."""
+    return status.state == QUEUED and status.process == this_process()
 
 
-def create_experiment(root: str | Path, name: str, overwrite: bool = False) -> Experiment:
-    """`Experiment.create`, but never in the place of one that is being worked on; raises PruningError then."""
-    experiment = Experiment.at(root, name)
-    status = read_status(experiment)
-    if status and status.is_active:
-        raise PruningError("experiment_busy", name=name)
-    return Experiment.create(root, name, overwrite)
+def _waiting(kind: str) -> JobStatus:
+    now = time.time()
+    return JobStatus(kind, started=now, updated=now, process=this_process())
 
 
 def rename_experiment(experiment: Experiment, new_name: str) -> Experiment:
@@ -200,21 +193,6 @@ def request_cancel(experiment: Experiment) -> None:
 
 
 def refuse_if_busy(experiment: Experiment) -> None:
-    """Raises PruningError when a job works on the experiment."""
-    try:
-        status = read_status(experiment)
-    except PruningError:  # a damaged job.json names no process, and must not keep an experiment for ever
-        return
-    if status and status.is_active:
+    """Raises PruningError when a job works on the experiment; a damaged job.json must not keep one for ever."""
+    if experiment.is_worked_on:
         raise PruningError("experiment_busy", name=experiment.name)
-
-
-def _is_alive(process: tuple[int, float] | None) -> bool:
-    if process is None:
-        return False
-    try:
-        found = psutil.Process(process[0])
-        # A zombie has ended; where nobody waits for it (an orphan in a container) it stays in the process table.
-        return abs(found.create_time() - process[1]) < 1 and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False

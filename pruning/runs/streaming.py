@@ -12,12 +12,12 @@ from analysis.picture import save_plan_picture
 
 from ..errors import PruningError
 from ..experiment import CARD_FILE, PICTURE_FILE, PLAN_FILE, RESULT_FILE, Experiment, write_csv, write_whole
-from ..export.disk import room
 from ..export.formats import SMALL_FILES
 from ..export.hugging_face import model_card
 from ..export.original import Original
 from ..export.reload_check import check_reload
 from ..export.streamed_cut import cut_streamed
+from ..files import room
 from ..model.checkpoint import SAFETENSORS_DTYPES, load, load_tokenizer
 from ..model.masking import masked
 from ..planning.checkpoint_header import CheckpointHeader

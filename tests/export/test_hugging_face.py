@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pruning import settings
+from pruning import files, settings
 from pruning.errors import Cancelled, PruningError
 from pruning.experiment import Experiment, write_json
-from pruning.export import disk, hugging_face, reload_check
+from pruning.export import hugging_face, reload_check
 from pruning.export.bin_file import write_bin
 from pruning.export.gguf_file import write_gguf
 from pruning.export.hugging_face import check_reload, load_trusted, model_card, save_model, write_zip
@@ -255,7 +255,7 @@ def test_a_cancelled_export_leaves_the_old_folder_and_nothing_else(tmp_path):
 
 
 def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * 2**20))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * 2**20))
     with pytest.raises(PruningError, match=r"MiB needed, 3\.0 MiB free"):
         save_model(tiny_model("llama"), None, tmp_path / "model")
     assert os.listdir(tmp_path) == []
@@ -291,10 +291,9 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, files_of_16_kb):
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    killed = subprocess.Popen([sys.executable, "-c", ""])
-    killed.wait()
-    (tmp_path / f".model.part-{killed.pid}").mkdir()
-    running = tmp_path / f".model.part-{os.getppid()}"
+    make = "import sys, pathlib; from pruning import files; files.hidden_name(pathlib.Path(sys.argv[1]), 'part').mkdir()"
+    subprocess.run([sys.executable, "-c", make, tmp_path / "model"], check=True, cwd=Path(__file__).parents[2])
+    running = files.hidden_name(tmp_path / "model", files.PART)
     running.mkdir()
     save_model(tiny_model("llama"), None, tmp_path / "model")
     assert sorted(os.listdir(tmp_path)) == [running.name, "model"]

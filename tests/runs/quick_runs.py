@@ -23,7 +23,7 @@ from pruning.export.hugging_face import save_model
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.runs import jobs
 from pruning.runs.report import RunReport
-from pruning.runs.status import JobStatus, create_experiment, last_written, request_cancel
+from pruning.runs.status import JobStatus, last_written, request_cancel
 from pruning.settings import resolve
 from tests.tiny_models import tiny_model
 
@@ -61,9 +61,7 @@ def quick_flags(model: Path, text: Path, root: Path, **changes) -> list[str]:
 
 
 def new_experiment(root: Path, name: str, settings: dict) -> Experiment:
-    experiment = create_experiment(root, name)
-    experiment.write_settings(settings)
-    return experiment
+    return Experiment.create(root, name, prepare=lambda new: new.write_settings(settings))
 
 
 def files_of(experiment: Experiment) -> set[str]:

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import pytest
 
 from analysis import size
+from pruning import files
 from pruning.__main__ import main
 from pruning.errors import Cancelled, PruningError
 from pruning.experiment import Experiment
-from pruning.export import disk, formats, reload_check
+from pruning.export import formats, reload_check
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.plan import PruningPlan
 from pruning.runs import exporting, steps
@@ -124,7 +125,7 @@ def one_sentence(capsys) -> str:
 
 def test_no_room_is_one_sentence_and_leaves_nothing(experiment, monkeypatch, capsys):
     before = files_of(experiment) | {"export.json"}
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     assert export(experiment, "--format=gguf") == 2
     assert "There is not enough space" in one_sentence(capsys)
     assert {name for name in files_of(experiment) if "<time>" not in name} <= before
@@ -278,7 +279,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(experiment, same_proce
     flags = ["export", *where(experiment.folder.parent, experiment.name), "--format=bin"]
     done = subprocess.run([sys.executable, "-c", KILLED, *flags], cwd=ROOT, env=os.environ, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    assert [path.name.rpartition("-")[0] for path in experiment.leftovers()] == [".pytorch_model.bin.part"]
+    assert [path.name.partition("-")[0] for path in experiment.leftovers()] == [".pytorch_model.bin.part"]
     assert not experiment.has("pytorch_model.bin")
     assert export(experiment, "--format=bin") == 0
     assert "which a stopped run left half-written" in capsys.readouterr().out

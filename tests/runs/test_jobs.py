@@ -57,7 +57,7 @@ def test_of_all_that_ask_at_once_one_gets_the_experiment_and_the_others_change_n
 
     def ask(number: int) -> str:
         try:
-            claim("measure", experiment, lambda: written.append(number))
+            claim(experiment, "measure", lambda: written.append(number))
         except PruningError as error:
             return error.code
         return "claimed"
