@@ -13,6 +13,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from ..planning.shape import PRUNED_PREFIX
+
 
 def add_older_names(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Rewrites the config of a model folder as it was just saved, and that of its tokenizer where it has one."""
@@ -22,7 +24,13 @@ def add_older_names(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> 
 
 
 def with_older_names(config: dict) -> dict:
-    """The content of a config.json that older programs read as transformers 5 does."""
+    """The content of a config.json that older programs read as transformers 5 does.
+
+    Layers of different sizes need transformers 5, so their config stays as it is.
+    """
+    # In a config of code that may not run, transformers 5 looks for a tokenizer's class, and ends on `rope_scaling`.
+    if str(config.get("model_type")).startswith(PRUNED_PREFIX):
+        return config
     config = config | ({"torch_dtype": config["dtype"]} if "dtype" in config else {})
     rope = config.get("rope_parameters")
     if not rope or any(isinstance(value, dict) for value in rope.values()):  # a rule for each kind of layer has no older name
@@ -34,7 +42,7 @@ def with_older_names(config: dict) -> dict:
         # Older programs look for the trained length beside the scaling only, and take the factor from it.
         config |= {"original_max_position_embeddings": rope["original_max_position_embeddings"]}
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"} | {"type": kind}  # "type": before 4.43
-    older = {"rope_theta": rope.get("rope_theta", 10000.0), "rope_scaling": None if kind == "default" else scaling}
+    older = {"rope_theta": rope.get("rope_theta", 10000.0)} | ({} if kind == "default" else {"rope_scaling": scaling})
     return config | {"rope_parameters": rope} | older
 
 
