@@ -2,6 +2,7 @@
 # make test    set up and run every test
 # make test-gguf  also build llama.cpp, and hold exported GGUF files against it
 # make test-transformers4  also install transformers 4 by itself, and read exports with it
+# make test-kills  kill whole commands at each of their file operations, one after the other (half an hour)
 # make pictures  walk the road in a browser, and make the README's pictures of it
 # make lint    check the code's form
 # make clean   remove the environment and caches; experiments in prune_log/ stay
@@ -24,7 +25,7 @@ VENV4 := .venv-transformers4
 TRANSFORMERS4_READY := $(VENV4)/.requirements
 RETRY := make $(or $(MAKECMDGOALS),app)
 
-.PHONY: app test test-gguf test-transformers4 pictures lint clean check-port check-chromium
+.PHONY: app test test-gguf test-transformers4 test-kills pictures lint clean check-port check-chromium
 .DELETE_ON_ERROR:
 
 app: $(APP_READY) check-port
@@ -41,6 +42,9 @@ test-gguf: $(GGUF_READY) $(TESTS_READY)
 
 test-transformers4: $(TRANSFORMERS4_READY) $(TESTS_READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/export/test_transformers4.py $(PYTEST_ARGS)
+
+test-kills: $(TESTS_READY)
+	KILLS=all OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/test_kills.py $(PYTEST_ARGS)
 
 pictures: $(TESTS_READY) check-chromium
 	PICTURES=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest tests/browser/test_road.py $(PYTEST_ARGS)

@@ -70,7 +70,7 @@ ZIP_FILE = "model.zip"
 EXPORTS = ("model-*", "model.zip", "pytorch_model.bin")  # other forms of the model, and what was asked for
 CARD_FILE = "README.md"  # in the model folder; written last, when the model was checked
 JOB_FILE = "job.json"  # what a run is doing: pruning/runs/status.py
-QUEUED, RUNNING = "queued", "running"  # its states while a process has the experiment
+QUEUED, RUNNING, DONE = "queued", "running", "done"  # its states while a process has the experiment, and when all went well
 # What took work to make: while an experiment has none of it, another of its name may take its place.
 _WORK = (TABLE_FILE, LAYERS_FILE, RESULT_FILE, PLANS_FOLDER, FINDINGS_FOLDER, f"model/{CARD_FILE}", CUT_MODEL_FOLDER)
 # What a repair or a training makes anew. It takes the place of what was there as a whole, once the new model is checked.
@@ -225,8 +225,8 @@ class Experiment:
             remove(self.folder)
 
     def settle(self) -> bool:
-        """Ends the wait of what this experiment took the place of: it goes where this one made something of worth, and comes
-        back where it did not. Returns whether it came back; the logs of both are kept then.
+        """Ends the wait of what this experiment took the place of: it goes where this one measured or cut something, or did all
+        that was asked for, and comes back where it did not. Returns whether it came back; the logs of both are kept then.
         """
         try:
             with locked(self.folder.parent):
@@ -237,7 +237,9 @@ class Experiment:
     def _settle(self, aside: Path) -> bool:
         old = Experiment(aside)
         is_missing = not os.path.lexists(self.folder)
-        if not (old.has("description.txt") and (is_missing or (old.holds_work and not self.holds_work))):
+        if not is_missing and not self.has("description.txt"):  # something else took the name, and is nobody's to replace
+            return False
+        if not (old.has("description.txt") and (is_missing or (old.holds_work and not self._took_over))):
             remove(aside)
             return False
         if is_missing:
@@ -270,10 +272,10 @@ class Experiment:
     @property
     def is_worked_on(self) -> bool:
         """Whether a process that lives has the experiment; a job.json that cannot be read names none."""
+        job = self._job()
         try:
-            job = read_json(self.path(JOB_FILE), None)
             return job["state"] in (QUEUED, RUNNING) and bool(job["process"]) and is_alive(*job["process"])
-        except (PruningError, KeyError, TypeError):
+        except (KeyError, TypeError):
             return False
 
     @property
@@ -286,7 +288,23 @@ class Experiment:
             measured = self.metrics().keys() - {"format_version", "seconds"}
         except PruningError:  # whatever it held
             return True
-        return bool(measured) or any(self.has(name) for name in _WORK)
+        return bool(measured) or self._holds_result
+
+    @property
+    def _holds_result(self) -> bool:
+        return any(self.has(name) for name in _WORK)
+
+    @property
+    def _took_over(self) -> bool:
+        """Whether what it took the place of may go: perplexities of the model as it is are little, unless they are all that was
+        asked for.
+        """
+        return self._holds_result or self._job().get("state") == DONE
+
+    def _job(self) -> dict:
+        with contextlib.suppress(PruningError):
+            return read_json(self.path(JOB_FILE), None)
+        return {}
 
     def leftovers(self) -> list[Path]:
         """What a process that was killed left half-written: hidden files and folders, and models that were not checked."""

@@ -155,6 +155,8 @@ def take_place(source: Path, target: Path, swap: bool = True) -> Path | None:
 
 def _exchange(first: Path, second: Path) -> bool:
     """Has two folders change places in one step; False where the system cannot, and nothing happened."""
+    if os.name != "posix":
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(first), os.fsencode(second)
     sys.audit("os.rename", first, second, -1, -1)  # as `os.rename` does: one can watch, and stop, each step

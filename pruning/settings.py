@@ -597,7 +597,8 @@ _ALL = (
         False,
         bool,
         "output",
-        "Replace an experiment of the same name; `recover`: give up a training that was stopped.",
+        "Replace an experiment of the same name; a run that fails before it made anything gives it back. `recover`: give up a "
+        "training that was stopped.",
     ),
     Setting("resume", False, bool, "output", "Go on with an experiment that was stopped, from its last finished step."),
     Setting(

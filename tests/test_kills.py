@@ -1,5 +1,12 @@
-"""Killed at any file operation, an experiment is the old or the new one, whole; no name is dead, and nothing is left."""
+"""Killed at any file operation, an experiment is the old or the new one, whole; no name is dead, and nothing is left.
 
+What is quick is killed at each operation. Whole commands are killed at some, the same each time; `make test-kills` kills them
+at each. Their models are loaded again in their own process: a fresh one takes seconds, and test_command_line.py has it.
+"""
+
+import contextlib
+import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,19 +14,28 @@ from pathlib import Path
 import pytest
 
 from pruning import files
+from pruning.__main__ import main
 from pruning.experiment import (
     CARD_FILE,
     CUT_MODEL_FOLDER,
     RECOVERY_FILE,
     RESULT_FILE,
+    TABLE_FILE,
     Experiment,
     list_experiments,
     write_json,
 )
+from pruning.export import reload_check
+from pruning.export.formats import file_of
+from pruning.export.hugging_face import load_trusted
 from pruning.planning.checkpoint_header import CheckpointHeader
+from pruning.runs import report
 from pruning.runs.status import create_experiment, state_of
 from tests.killing import kill_at, operations
 from tests.planning.examples import random_table, small_config, small_shape
+from tests.processes import in_a_process_of_its_own
+from tests.runs.quick_runs import files_of, quick_flags
+from tests.runs.test_exporting import compared_here
 
 Contents = dict[str, bytes]
 
@@ -61,7 +77,7 @@ def overwrite_and_fail(root: Path) -> None:
 def overwrite_and_measure(root: Path) -> None:
     overwrite(root)
     experiment = Experiment.open(root, "run")
-    experiment.update_metrics(perplexity={"before": {"text": 7.0}})
+    files.write_whole(experiment.path(TABLE_FILE), "rows")
     experiment.settle()
 
 
@@ -149,3 +165,130 @@ def test_killed_while_a_recovered_model_takes_its_place_it_is_the_old_or_the_new
         experiment.remove_leftovers()
         assert hidden(root) == [] and contents(root) in whole and state_of(experiment) == "saved", where
         shutil.rmtree(root)
+
+
+# whole commands -------------------------------------------------------------------------------------------------------
+
+SOME = 4  # operations at which a command is killed when not at each
+FORMATS = ("bin", "gguf-f32", "hf-float16", "plan")
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """The same operations each time: no progress by the clock, and the check of a model in this process."""
+    monkeypatch.setattr(report, "_SECONDS_BETWEEN_WRITES", float("inf"))
+    monkeypatch.setattr(reload_check, "_in_fresh_process", compared_here)
+
+
+def numbers(count: int) -> list[int]:
+    every = list(range(1, count + 1))
+    return every if os.environ.get("KILLS") == "all" else every[:: max(1, count // SOME)]
+
+
+def listed(root: Path) -> dict[str, str]:
+    """What `list` prints: the state of each experiment, by name."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["list", f"--output_root={root}"]) == 0
+    lines = printed.getvalue().splitlines()
+    return {} if lines[0].startswith("There are no") else dict(line.split()[:2] for line in lines[1:])
+
+
+def assert_true(root: Path, where: str) -> dict[str, str]:
+    """No name is dead, `list` says what is there, and nothing hidden is left beside experiments; returns what it says."""
+    states = listed(root)
+    assert sorted(states) == sorted(path.name for path in root.iterdir()), where
+    for name, state in states.items():
+        experiment = Experiment.open(root, name)
+        assert state in ("stopped", "measured", "planned", "saved"), (where, state)
+        assert experiment.is_measured == (state != "stopped"), where
+        if experiment.is_measured:
+            assert len(experiment.read_table().order) == 5 * (4 + 24) and experiment.read_table().source["method"], where
+        if experiment.is_planned:
+            assert experiment.read_plan(), where
+        if state == "saved":
+            parameters = sum(each.numel() for each in load_trusted(experiment.model_folder).parameters())
+            assert parameters == experiment.metrics()["parameters"]["after"], where
+            assert experiment.metrics()["export_check"]["hf"]["max_abs_diff"] < 1e-4, where
+    return states
+
+
+def lines(root: Path, source: tuple[Path, Path], *more: str) -> list[str]:
+    return ["global", *quick_flags(*source, root, pruning_ratio=0.03, num_samples=2, eval_windows=2), "--save_model", *more]
+
+
+@pytest.fixture(scope="module")
+def saved(source, tmp_path_factory) -> Path:
+    """A folder with the experiment `run`, cut and saved."""
+    root = tmp_path_factory.mktemp("saved")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reload_check, "_in_fresh_process", compared_here)
+        assert in_a_process_of_its_own(*lines(root, source)) == 0
+    return root
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("more", [(), ("--overwrite",)], ids=["new", "overwrite"])
+def test_a_run_that_is_killed_is_what_list_says_and_goes_on(source, saved, tmp_path, steady, more):
+    whole = files_of(Experiment.open(saved, "run"))
+    old = contents(saved)
+
+    def start(name: str) -> Path:
+        root = tmp_path / name
+        root.mkdir()
+        if more:
+            shutil.copytree(saved, root, dirs_exist_ok=True)
+        return root
+
+    def run(root: Path) -> None:
+        assert main(lines(root, source, "--seed=1", *more)) == 0
+
+    after = start("after")
+    count = operations(lambda: run(after), after)
+    assert hidden(after) == [] and files_of(Experiment.open(after, "run")) == whole
+    for number in numbers(count):
+        root, where = start(str(number)), f"operation {number} of {count}"
+        kill_at(number, lambda root=root: run(root), root)
+        states = assert_true(root, where)
+        if more and {name: left for name, left in contents(root).items() if name in old} == old:
+            states = {}  # it is the old one, perhaps with a log more
+        assert not more or states.get("run") != "stopped", where
+        again = ["--seed=1", "--resume"] if states else ["--seed=1", *more]
+        assert in_a_process_of_its_own(*lines(root, source, *again)) == 0, where
+        assert assert_true(root, where) == {"run": "saved"} and hidden(root) == [], where
+        assert Experiment.open(root, "run").settings["seed"] == 1, where
+        left = {name for name in files_of(Experiment.open(root, "run")) if not name.startswith("<time>")}
+        assert left == {name for name in whole if not name.startswith("<time>")}, where
+        shutil.rmtree(root)
+    print(f"global {' '.join(more)}: {count} operations, killed at {len(numbers(count))}")
+
+
+@pytest.mark.timeout(7200)
+def test_an_export_that_is_killed_leaves_whole_files_and_is_done_again(saved, tmp_path, steady):
+    def start(name: str) -> Path:
+        return shutil.copytree(saved, tmp_path / name / "log").parent
+
+    def line(root: Path) -> list[str]:
+        flags = ["--experiment_name=run", f"--output_root={root / 'log'}", f"--to={root / 'out'}"]
+        return ["export", *flags, f"--format={','.join(FORMATS)}"]
+
+    def run(root: Path) -> None:
+        assert main(line(root)) == 0
+
+    after = start("after")
+    count = operations(lambda: run(after), after)
+    assert hidden(after) == []
+    for number in numbers(count):
+        root, where = start(str(number)), f"operation {number} of {count}"
+        kill_at(number, lambda root=root: run(root), root)
+        assert assert_true(root / "log", where) == {"run": "saved"}
+        experiment = Experiment.open(root / "log", "run")
+        for name in FORMATS:
+            copied, made = root / "out" / file_of(name), experiment.path(file_of(name))
+            assert not copied.exists() or copied.read_bytes() == made.read_bytes(), where
+            assert name == "plan" or not made.exists() or name in experiment.metrics()["export_check"], where
+            copied.unlink(missing_ok=True)  # what stands there is not replaced
+        assert in_a_process_of_its_own(*line(root)) == 0, where
+        assert assert_true(root / "log", where) == {"run": "saved"} and hidden(root) == [], where
+        assert all((root / "out" / file_of(name)).read_bytes() for name in FORMATS), where
+        shutil.rmtree(root)
+    print(f"export: {count} operations, killed at {len(numbers(count))}")

@@ -83,9 +83,10 @@ def test_one_that_is_stopped_or_breaks_keeps_its_log_beside_the_old_one(source, 
     assert hidden(tmp_path) == []
 
 
-def test_killed_before_it_made_anything_the_old_one_is_back_at_the_next_look(source, tmp_path):
+@pytest.mark.parametrize("step", ["load", "gradients"])
+def test_killed_before_it_measured_groups_the_old_one_is_back_at_the_next_look(source, tmp_path, step):
     old = measured(tmp_path)
-    plan_fault(old, "step load", "kill")
+    plan_fault(old, f"step {step}", "kill")
     assert (
         in_a_process_of_its_own("global", *quick_flags(*source, tmp_path, pruning_ratio=0.03), "--overwrite") == -signal.SIGKILL
     )
@@ -102,6 +103,13 @@ def test_killed_once_it_has_measured_it_is_the_new_one_and_goes_on(source, tmp_p
     assert hidden(tmp_path) == []  # it went when the table was there, for a model is to be written next
     assert in_a_process_of_its_own("global", *quick_flags(*source, tmp_path, pruning_ratio=0.03), "--resume") == 0
     assert experiment.is_cut and experiment.settings["num_samples"] == 6
+
+
+def test_a_baseline_takes_over_once_it_is_done(source, tmp_path):
+    experiment = measured(tmp_path)
+    flags = [flag for flag in quick_flags(*source, tmp_path) if flag != "--test_after_prune"]
+    assert main(["global", *flags, "--overwrite"]) == 0
+    assert "before" in experiment.metrics()["perplexity"] and not experiment.is_measured and hidden(tmp_path) == []
 
 
 # several at once ------------------------------------------------------------------------------------------------------
@@ -226,6 +234,14 @@ def test_an_experiment_that_stood_aside_comes_back_where_there_is_none(tmp_path,
     os.rename(experiment.folder, tmp_path / ".run.aside-1-1.00-0a1b2c3d")  # killed between two renames
     look(tmp_path)
     assert experiment.read_table() and hidden(tmp_path) == []
+
+
+def test_a_folder_of_something_else_is_not_exchanged_for_what_stood_aside(tmp_path):
+    os.rename(measured(tmp_path).folder, tmp_path / ".run.aside-1-1.00-0a1b2c3d")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    assert list_experiments(tmp_path) == []
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
 
 
 def test_what_somebody_works_on_is_not_exchanged_for_what_it_replaced(tmp_path):

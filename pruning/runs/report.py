@@ -20,9 +20,9 @@ from tqdm import tqdm
 from analysis.size import readable
 
 from ..errors import Cancelled, PruningError
-from ..experiment import Experiment
+from ..experiment import DONE, Experiment
 from ..model.runtime import is_out_of_memory
-from .status import CANCEL_FILE, CANCELLED, DOING, DONE, RUNNING, STEPS, JobStatus, step_number, this_process, write_status
+from .status import CANCEL_FILE, CANCELLED, DOING, RUNNING, STEPS, JobStatus, step_number, this_process, write_status
 
 _SECONDS_BETWEEN_WRITES = 0.25
 _SECONDS_BETWEEN_LINES = 2.0  # progress lines in a log; a terminal gets one line that changes

@@ -17,7 +17,7 @@ from ..process import is_alive, this_process
 
 FORMAT_VERSION = 1
 CANCEL_FILE = "cancel"
-DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
+FAILED, CANCELLED = "failed", "cancelled"
 ACTIVE = (QUEUED, RUNNING)
 BASELINE, MEASURE = "baseline", "measure"  # kinds of jobs that cut nothing
 

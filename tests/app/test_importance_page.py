@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pruning.experiment import Experiment
+from pruning.experiment import DONE, Experiment
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.memory import measuring_bytes
 from pruning.planning.shape import ModelShape
 from pruning.runs import steps
 from pruning.runs.jobs import queue
-from pruning.runs.status import DONE, read_status
+from pruning.runs.status import read_status
 from pruning.settings import SETTINGS, resolve
 from ui.translation import t
 
