@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pruning.errors import PruningError
+from pruning.experiment import RESULT_FILE, Experiment, naming_damage, read_rows
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.kept_indices import TensorCut, tensor_cut
 from pruning.planning.plan import PruningPlan
@@ -119,6 +120,21 @@ def other_tensors(after: CheckpointHeader, plan: PruningPlan) -> tuple[str, ...]
     """Tensors of the cut model that stand in no row of its matrix table, as those of a layer too many."""
     in_table = {_name_after(name, plan) for name in plan.shape.tensor_shapes()}
     return tuple(sorted(after.unexpected_names(in_table, plan.shape.tie_word_embeddings)))
+
+
+def read_matrices(experiment: Experiment) -> pd.DataFrame:
+    """The matrix table that a cut wrote; raises PruningError for a file of another make."""
+    path = experiment.path(RESULT_FILE)
+    matrices = read_rows(path)
+    for column in COLUMNS:
+        if column not in matrices.columns:
+            raise PruningError("table_columns", path=path, column=column, columns=", ".join(COLUMNS))
+    with naming_damage(path):
+        if matrices[[column for column in COLUMNS if column != "layer_idx"]].isna().any(axis=None):
+            raise ValueError("a row is cut short")
+        for column in ("params_before", "params_after", "bytes_before", "bytes_after", "retention", "sparsity"):
+            pd.to_numeric(matrices[column])
+    return matrices
 
 
 def layer_table(plan: PruningPlan, matrices: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -7,6 +7,7 @@ Reads `description.txt`, `metrics.json` and the settings in `plan.json`, so hund
 no torch; knows nothing about the screen.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -40,34 +41,48 @@ COLUMNS = (*_TEXTS, "target_basis", *_NUMBERS, "date")
 
 @dataclass(frozen=True)
 class ExperimentTable:
-    """`rows` has the columns COLUMNS, one row per experiment; `faults` says of damaged ones what is wrong, by name."""
+    """`rows` has the columns COLUMNS, one row per experiment; `faults` says of damaged ones what is wrong, by name.
+
+    Of one that is damaged only where the row does not look, the row holds what it can.
+    """
 
     rows: pd.DataFrame
     faults: dict[str, PruningError]
 
 
-def experiment_table(experiments: Iterable[Experiment], state_of: Callable[[Experiment], str]) -> ExperimentTable:
-    """The experiments in their order. `state_of` says how far one got (`pruning.runs.status.state_of`).
+def experiment_table(
+    experiments: Iterable[Experiment],
+    state_of: Callable[[Experiment], str],
+    fault_of: Callable[[Experiment], PruningError | None] = lambda _: None,
+) -> ExperimentTable:
+    """The experiments in their order. `state_of` says how far one got (`pruning.runs.status.state_of`), `fault_of` what is
+    wrong with its files (`pruning.runs.damage.fault_of`).
 
     `parameters` and `bytes` are those of the cut model, `perplexity` is that of its last stage (cut, repaired, recovered;
     infinite where it was not finite), `tokens_per_second` its decoding at batch 1. What was not measured is missing.
     """
     rows, faults = [], {}
     for experiment in experiments:
+        row, fault = {"name": experiment.name, "date": _date(experiment)}, fault_of(experiment)
         try:
             with naming_damage(experiment.folder):
-                rows.append(_row(experiment, state_of(experiment)))
+                row = _row(experiment, state_of(experiment))
         except PruningError as error:
-            faults[experiment.name] = error
-            rows.append({"name": experiment.name, "state": DAMAGED, "date": _date(experiment)})
+            fault = fault or error
+        if fault is not None:
+            faults[experiment.name] = fault
+            row["state"] = DAMAGED
+        rows.append(row)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table[list(_NUMBERS)] = table[list(_NUMBERS)].astype(float)  # of an empty table too
     return ExperimentTable(table, faults)
 
 
 def stamp(experiments: Iterable[Experiment], state_of: Callable[[Experiment], str]) -> tuple:
-    """Something that differs when `experiment_table` would; reads no more than `job.json`."""
-    files = ("description.txt", "metrics.json")
+    """Something that differs when `experiment_table` would, but for damage done to other files than these; reads no more than
+    `job.json`.
+    """
+    files = ("description.txt", "metrics.json", PLAN_FILE, TABLE_FILE)
     return tuple((e.name, _state_or_damaged(e, state_of), *(_modified(e.path(file)) for file in files)) for e in experiments)
 
 
@@ -114,7 +129,7 @@ def method_of_plan(experiment: Experiment) -> str:
     if not experiment.source_file:
         return experiment.settings["importance_method"]
     sidecar = experiment.path(f"{TABLE_FILE}.json")
-    return read_json(sidecar, None).get("method", UNKNOWN) if sidecar.is_file() else UNKNOWN
+    return str(read_json(sidecar, None).get("method", UNKNOWN)) if sidecar.is_file() else UNKNOWN
 
 
 def protection_of(experiment: Experiment, shape: ModelShape, settings: dict | None) -> Protection | None:
@@ -192,8 +207,10 @@ def _protected(experiment: Experiment, settings: dict | None) -> str | None:
 
 def _date(experiment: Experiment) -> datetime:
     """When its last run ended, else when its settings were written."""
-    files = [path for path in (experiment.path("job.json"), experiment.path("description.txt")) if path.is_file()]
-    return datetime.fromtimestamp((files[0] if files else experiment.folder).stat().st_mtime)
+    for path in (experiment.path("job.json"), experiment.path("description.txt"), experiment.folder):
+        with contextlib.suppress(OSError):
+            return datetime.fromtimestamp(path.stat().st_mtime)
+    return datetime.fromtimestamp(0)  # gone meanwhile
 
 
 def _state_or_damaged(experiment: Experiment, state_of: Callable[[Experiment], str]) -> str:

@@ -12,12 +12,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from pruning.errors import PruningError
-from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment, read_json
+from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment, naming_damage, read_json
+from pruning.forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 
 FORMAT_VERSION = 1
 RUNNING, CANCELLED, STOPPED = "running", "cancelled", "stopped"
 _POINT = ["step", "loss", "learning_rate", "tokens_per_second", "perplexity"]
+_COURSE = {
+    **{"state": TEXT, "settings": {ANY: ANYTHING}, "text": TEXT, "windows": NUMBER, "steps": NUMBER},
+    **{"tokens_per_step": NUMBER, "validation": {"text": TEXT, "windows": NUMBER, "seq_len": NUMBER, ANY: ANYTHING}},
+    **{"best_step": optional(NUMBER), "lines": {"before": optional(NUMBER), "after": optional(NUMBER)}},
+    **{"points": [{ANY: optional(NUMBER)}], ANY: ANYTHING},
+}
+_REPAIRED_ON = {"corpus": TEXT, "tokens": NUMBER, "seed?": NUMBER, ANY: ANYTHING}
 _MATRIX = ["layer_idx", "matrix", "error_before", "error_after", "damping"]
 
 
@@ -79,14 +86,13 @@ def read_unfinished(experiment: Experiment) -> TrainingCourse | None:
 def _course(experiment: Experiment, path: Path) -> TrainingCourse | None:
     if not path.exists():
         return None
-    content = read_json(path, FORMAT_VERSION)
-    try:
+    content = experiment.read(FORMAT_VERSION, *path.relative_to(experiment.folder).parts)
+    with naming_damage(path):
+        require(content, _COURSE, "the whole")
         points = pd.DataFrame(content["points"], columns=_POINT).astype(float)
         own = {"began_repaired": experiment.has(REPAIR_FILE)}
         own |= {name: content[name] for name in TrainingCourse.__annotations__ if name in content}
         course = TrainingCourse(**own | content["lines"] | {"points": points})
-    except (KeyError, TypeError, ValueError) as error:
-        raise PruningError("file_broken", path=path, reason=repr(error)) from error
     return course if len(points) else None
 
 
@@ -99,15 +105,19 @@ def repaired_matrices(experiment: Experiment) -> pd.DataFrame | None:
     if not path.exists():
         return None
     content = read_json(path, FORMAT_VERSION)
-    try:
-        return pd.DataFrame(content["matrices"])[_MATRIX]
-    except (KeyError, TypeError, ValueError) as error:
-        raise PruningError("file_broken", path=path, reason=repr(error)) from error
+    with naming_damage(path):
+        require(content["matrices"], [{"layer_idx": NUMBER, "matrix": TEXT, ANY: NUMBER}], "matrices")
+        matrices = pd.DataFrame(content["matrices"])
+        return matrices[_MATRIX] if len(matrices) else pd.DataFrame(columns=_MATRIX)
 
 
 def repaired_on(experiment: Experiment) -> dict:
     """The text of the repair: `corpus`, `tokens`, `seq_len`, `seed`."""
-    return read_json(experiment.path(REPAIR_FILE), FORMAT_VERSION)["calibration"]
+    path = experiment.path(REPAIR_FILE)
+    content = read_json(path, FORMAT_VERSION)
+    with naming_damage(path):
+        require(content, {"calibration": _REPAIRED_ON, ANY: ANYTHING}, "the whole")
+    return content["calibration"]
 
 
 # what suits a cut -----------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pruning.errors import PruningError
-from pruning.experiment import COST_FILE, Experiment, read_json
+from pruning.experiment import COST_FILE, Experiment, naming_damage
+from pruning.forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from pruning.model.corpus_names import FILE, HUB, HUB_CORPORA, kind_of_corpus, text_file
 from pruning.planning.memory import weight_bytes
 from pruning.planning.plan import PruningPlan
@@ -40,6 +40,12 @@ _OF_AN_EVALUATION = ("eval_corpus", "eval_seq_len", "eval_windows")
 _OF_THE_TEXT = ("finetune_corpus", "text_column", "finetune_samples", "finetune_seq_len", "seed", *_OF_AN_EVALUATION)
 _OF_THE_REPAIR = ("reconstruct_tokens", "seq_len", "corpus", "text_column", "seed")
 _GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
+
+_FORM = {
+    **{"settings": {ANY: ANYTHING}, "device?": optional(TEXT), "windows?": optional(NUMBER)},
+    **{name: optional(NUMBER) for name in ("free_bytes?", "seconds_per_step?", "seconds_per_evaluation?", "repair_seconds?")},
+    ANY: ANYTHING,
+}
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,11 @@ def read_measured(experiment: Experiment) -> Measured | None:
     path = experiment.path(COST_FILE)
     if not path.exists():
         return None
-    content = read_json(path, FORMAT_VERSION)
+    content = experiment.read(FORMAT_VERSION, COST_FILE)
     if "settings" not in content and "asked" in content:
         return None
-    if not isinstance(content.get("settings"), dict):
-        raise PruningError("file_broken", path=path, reason="it has no settings")
+    with naming_damage(path):
+        require(content, _FORM, "the whole")
     found = {name: content.get(name) for name in ("windows", "device", "free_bytes")}
     for name in ("step", "evaluation"):
         found[f"of_{name}"] = content.get(f"seconds_per_{name}")

@@ -18,13 +18,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from pruning.experiment import (
-    RESULT_FILE,
     SAMPLES_FILE,
     TABLE_FILE,
     Experiment,
     naming_damage,
-    read_json,
-    read_rows,
     write_whole,
 )
 from pruning.planning.allocation import Protection
@@ -194,7 +191,7 @@ def _result(page: _Page, experiment: Experiment, plan: PruningPlan | None) -> No
     """What the cut gave: sparsity of layers, checks, and before and after of every module."""
     if plan is None or not experiment.is_cut:
         return
-    t, matrices = page.t, read_rows(experiment.path(RESULT_FILE))
+    t, matrices = page.t, diff.read_matrices(experiment)
     layers = diff.layer_table(plan, matrices)
     page.title("report.result")
     page.chart(charts.sparsity_bars(layers, plan, t), "prune.sparsity.alt")
@@ -245,7 +242,7 @@ def _importance(page: _Page, experiment: Experiment) -> None:
 def _texts(page: _Page, experiment: Experiment) -> None:
     if not experiment.has(SAMPLES_FILE):
         return
-    t, samples = page.t, read_json(experiment.path(SAMPLES_FILE), 1)
+    t, samples = page.t, experiment.samples()
     page.title("prune.samples")
     page.note(t("prune.samples.basis"))
     page.add(f"<pre>{escape(samples['prompt'])}</pre>")

@@ -4,7 +4,7 @@ import streamlit as st
 
 from pruning.errors import PruningError
 from ui import calibration_form, importance_basis, importance_comparison, importance_results, job_panel, sections, workspace
-from ui.page_frame import heading
+from ui.page_frame import fragment, heading
 from ui.translation import error_text, plain, t
 from ui.workspace import Measured
 
@@ -32,7 +32,7 @@ def measured() -> Measured | None:
         return None
 
 
-@st.fragment
+@fragment
 def results(found: Measured) -> None:
     """Only the section that is shown is computed."""
     section = sections.pick("importance", SECTIONS)

@@ -17,7 +17,7 @@ from ui import (
     sections,
     trial_panel,
 )
-from ui.page_frame import explanation, heading, measured_or_stop
+from ui.page_frame import explanation, fragment, heading, measured_or_stop
 from ui.translation import error_text, t
 from ui.workspace import Measured
 
@@ -30,7 +30,7 @@ table, experiment = found.table, found.experiment
 active = job_panel.show(experiment, ("try",))
 
 
-@st.fragment
+@fragment
 def shape_plan() -> None:
     """Sliders and their charts: moving one redraws only these."""
     controls, results = st.columns([3, 7], gap="medium")

@@ -12,13 +12,14 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ from .files import (
     write_whole,
 )
 from .files import sweep as sweep_files
+from .forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from .planning.checkpoint_header import CheckpointHeader
 from .planning.group_table import FORMAT_VERSION as TABLE_VERSION
 from .planning.group_table import GroupTable
@@ -48,7 +50,7 @@ from .planning.layer_rates import LayerRates
 from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
 from .process import is_alive
-from .settings import OF_THE_PERSON, defaults_of
+from .settings import OF_THE_PERSON, SETTINGS, STRATEGIES, defaults_of
 
 FORMAT_VERSION = 1
 TABLE_FILE = "global_group_table.csv"
@@ -75,10 +77,34 @@ QUEUED, RUNNING, DONE = "queued", "running", "done"  # its states while a proces
 _WORK = (TABLE_FILE, LAYERS_FILE, RESULT_FILE, PLANS_FOLDER, FINDINGS_FOLDER, f"model/{CARD_FILE}", CUT_MODEL_FOLDER)
 # What a repair or a training makes anew. It takes the place of what was there as a whole, once the new model is checked.
 _RECOVERED = ("model", CUT_MODEL_FOLDER, ADAPTER_FOLDER, REPAIR_FILE, RECOVERY_FILE, SAMPLES_FILE, "metrics.json")
+_MERGED = (SAMPLES_FILE, "metrics.json")  # others write these too: what the draft changed in them is changed here
 _TAKEN_FOLDER, _GONE_FILE = ".recovered.taken", "gone.json"  # a whole draft; what has no place beside it any more
 _EARLIER_PART = re.compile(r"\..+\.(part-\d+|old-\d+|[a-z0-9_]{8})")  # as versions before this one named it
+_BEGAN_FILE = "began.json"  # what stood in the merged files when a draft was begun
+PASTED_FILE = "calibration.txt"  # text that was pasted in the app
+_INSIDE = "inside"  # {"inside": "calibration.txt"}, where a setting names a file: one of the experiment, wherever that lies
+_READ_FILES = ("corpus", "eval_corpus", "finetune_corpus", "layer_importance_config", "groups", "table", "plan")
+_FILE_SETTINGS = (*_READ_FILES, "save_table_path")
+_MARKS = ("description.txt", TABLE_FILE, RESULT_FILE, JOB_FILE)  # one of these tells an experiment from another folder
 _MEASURING = ("gradients", "group_table")  # steps whose result a new cut goes on from
 _SOURCES = ("groups", "table", "plan")  # settings that name a file
+_LARGEST = 2**53  # a whole number beyond it is none of a setting, and no widget can show it
+_SPEED = {"batch_size": NUMBER, "decode_tokens_per_second": NUMBER, ANY: (*NUMBER, *TEXT, None)}
+_CHECK = {"max_abs_diff?": optional(NUMBER), "top1?": optional(NUMBER), ANY: ANYTHING}
+_TRAINED = {"method": TEXT, "steps": NUMBER, "best_step": NUMBER, "tokens_per_step": NUMBER, "distill_weight": NUMBER}
+_METRICS = {  # any of these may be missing
+    "basis?": {"dataset": TEXT, "seq_len": NUMBER, "windows": NUMBER, ANY: (*TEXT, *NUMBER, None)},
+    "parameters?": {"before": NUMBER, "after": NUMBER, ANY: ANYTHING},
+    "ratio?": {"target": optional(NUMBER), "target_basis": optional(TEXT), "actual": NUMBER, ANY: ANYTHING},
+    "size_bytes?": {ANY: NUMBER},
+    "perplexity?": {ANY: {ANY: optional(NUMBER)}},
+    "latency?": optional({ANY: [_SPEED]}),
+    "export_check?": {ANY: optional(_CHECK)},
+    "seconds?": {ANY: NUMBER},
+    "recovery?": _TRAINED | {ANY: ANYTHING},
+    "warning?": {ANY: optional(TEXT)},
+    ANY: ANYTHING,
+}
 _NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,119}")
 
 
@@ -149,11 +175,20 @@ class Experiment:
     def open(cls, root: str | Path, name: str) -> "Experiment":
         """An experiment that exists; raises PruningError otherwise."""
         experiment = cls.at(root, name)
-        if not experiment.has("description.txt"):
+        if not experiment.exists:
             sweep(root)  # killed while another took its place, it may stand aside
-        if not experiment.has("description.txt"):
-            raise PruningError("experiment_unknown", name=name, root=root)
+        experiment.require()
         return experiment
+
+    def require(self) -> None:
+        """Raises PruningError when the experiment is not there (any more), as its folder or as what is in it."""
+        if not self.exists:
+            raise PruningError("experiment_unknown", name=self.name, root=self.folder.parent)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a folder with files of ours, damaged ones too."""
+        return any(os.path.lexists(self.path(name)) for name in _MARKS)
 
     def branch(self, prepare: Callable[["Experiment"], None] | None = None) -> "Experiment":
         """A new experiment with the same model and group table, named after this one with a number behind it.
@@ -164,9 +199,11 @@ class Experiment:
         stem, _, number = self.name.rpartition("-")
         stem, number = (stem, int(number)) if stem and number.isdecimal() and len(number) < 4 else (self.name, 1)
         part = Experiment(hidden_name(self.folder, PART))
+        description = portable(self.description(), self.folder)
         try:
             part.folder.mkdir()
-            for name in ("description.txt", TABLE_FILE, f"{TABLE_FILE}.json", LAYERS_FILE):
+            write_json(part.path("description.txt"), description)
+            for name in (TABLE_FILE, f"{TABLE_FILE}.json", LAYERS_FILE, *_texts_inside(description)):
                 if self.has(name):
                     shutil.copy2(self.path(name), part.path(name))
             for name in (PLANS_FOLDER, FINDINGS_FOLDER):
@@ -192,7 +229,11 @@ class Experiment:
         renamed = Experiment.at(root, new_name)
         if renamed == self:
             return self
-        settings = self.description()["settings"]
+        self.require()
+        try:
+            description = portable(self.description(), self.folder)
+        except PruningError:  # a damaged one can have another name too
+            description = None
         try:
             with locked(root):
                 _sweep(root)
@@ -202,17 +243,19 @@ class Experiment:
                 rename(self.folder, renamed.folder)
         except OSError as error:
             raise PruningError("disk_write", path=renamed.folder, reason=error.strerror or error) from error
-        renamed.write_settings(settings | {"experiment_name": new_name})
+        if description is not None:
+            description["settings"]["experiment_name"] = new_name
+            write_json(renamed.path("description.txt"), description)
         return renamed
 
     def delete(self) -> None:
         """Removes the folder and all in it. It is gone from the list at once, whatever happens to its files after that."""
+        self.require()
         doomed = hidden_name(self.folder, PART)
         try:
             with locked(self.folder.parent):
                 _sweep(self.folder.parent)
-                if not self.has("description.txt"):
-                    raise PruningError("experiment_unknown", name=self.name, root=self.folder.parent)
+                self.require()
                 self._refuse_if_worked_on()
                 rename(self.folder, doomed)
             shutil.rmtree(doomed)
@@ -306,8 +349,40 @@ class Experiment:
             return read_json(self.path(JOB_FILE), None)
         return {}
 
+    def read(self, version: int | None, *parts: str) -> dict:
+        """A JSON object among the files (version None: left to the caller); raises PruningError naming the file.
+
+        A file of the experiment that a setting in it names is named by where it is now.
+        """
+        path = self.path(*parts)
+        with naming_damage(path):
+            return located(read_json(path, version), self._home)
+
+    def write(self, content: dict, *parts: str) -> None:
+        """Writes a JSON object for `read`."""
+        write_json(self.path(*parts), portable(content, self._home))
+
+    @property
+    def _home(self) -> Path:
+        """The folder of the experiment; of a draft, that of the one it is a draft of."""
+        return self.folder.parent if self.folder.name.startswith(".recovered.") else self.folder
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What another process, or thread, would change by what it holds waits until the block ends, or this process.
+
+        Not to be nested: the second would wait for the first.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder))
+            except OSError as error:
+                raise PruningError("disk_write", path=self.folder, reason=error.strerror or error) from error
+            yield
+
     def leftovers(self) -> list[Path]:
         """What a process that was killed left half-written: hidden files and folders, and models that were not checked."""
+        self.require()
         hidden = [each.path for folder in self._folders() for each in leftovers(folder)]
         others = [entry for entry in self.folder.iterdir() if _EARLIER_PART.fullmatch(entry.name) or _is_unchecked(entry)]
         return [*hidden, *(entry for entry in others if entry not in hidden)]
@@ -331,9 +406,8 @@ class Experiment:
         """
         for entry in self._exports():
             remove(entry)
-        if "export_check" in (metrics := self.metrics()):
-            metrics["export_check"] = {name: found for name, found in metrics["export_check"].items() if name == "hf"}
-            write_json(self.path("metrics.json"), metrics)
+        if "export_check" in self.metrics():
+            self._change_metrics(_without_checks_of_exports)
 
     @property
     def cut_model_folder(self) -> Path:
@@ -366,13 +440,18 @@ class Experiment:
             remove(draft.folder)
             raise PruningError("disk_write", path=draft.folder, reason=error.strerror or error) from error
         try:
+            began = {name: read_json(draft.path(name), None) for name in _MERGED if draft.has(name)}
+            write_json(draft.path(_BEGAN_FILE), {"format_version": FORMAT_VERSION, "files": began})
             draft._forget_figures_of_recovery()
             yield draft
         finally:
             remove(draft.folder)
 
     def take(self, draft: "Experiment") -> None:
-        """Puts what a draft holds in the place of what is here. Killed meanwhile, `remove_leftovers` comes to the end of it."""
+        """Puts what a draft holds in the place of what is here. Killed meanwhile, `remove_leftovers` comes to the end of it.
+
+        Of figures and texts only what the draft changed: what others wrote here since it was begun stays.
+        """
         gone = [name for name in (ADAPTER_FOLDER, RECOVERY_FILE) if not draft.has(name)]
         gone += [entry.name for entry in self._exports()] if draft.has("model") else []
         write_json(draft.path(_GONE_FILE), {"format_version": FORMAT_VERSION, "names": gone})
@@ -382,13 +461,31 @@ class Experiment:
     def _finish_taking(self) -> None:
         taken = self.path(_TAKEN_FOLDER)
         if not (taken / _GONE_FILE).exists():
+            remove(taken)  # all of it was taken, and the removing stopped halfway
             return
         for name in read_json(taken / _GONE_FILE, FORMAT_VERSION)["names"]:
             remove(self.path(name))
+        for name in _MERGED:
+            if (taken / name).exists():
+                self._merge(taken, name)
         for name in _RECOVERED:
             if (taken / name).exists():
                 _put(taken / name, self.path(name))
         remove(taken)
+
+    def _merge(self, taken: Path, name: str) -> None:
+        """Changes in a JSON file here what a draft changed in its own; done twice it comes to the same."""
+        ours = read_json(taken / name, None)
+        with self._alone():
+            try:
+                before = read_json(taken / _BEGAN_FILE, FORMAT_VERSION)["files"].get(name, {})
+                merged = _changed_as(before, ours, read_json(self.path(name), None))
+            except PruningError:  # nothing stands here, or nothing that can be read
+                merged = ours
+            if name == "metrics.json" and (taken / "model").exists():
+                merged = _without_checks_of_exports(merged)
+            write_json(self.path(name), merged)
+        remove(taken / name)
 
     def _exports(self) -> list[Path]:
         return [entry for pattern in EXPORTS for entry in self.folder.glob(pattern)]
@@ -398,18 +495,10 @@ class Experiment:
         remove(self.path(RECOVERY_FOLDER))
 
     def _forget_figures_of_recovery(self) -> None:
-        metrics = self.metrics()
-        metrics.pop("recovery", None)
-        for figures in ("perplexity", "warning"):
-            metrics.get(figures, {}).pop("recovered", None)
-        write_json(self.path("metrics.json"), metrics)
+        self._change_metrics(_without_recovery)
         if self.has(SAMPLES_FILE):
             written = read_json(self.path(SAMPLES_FILE), 1)
             write_json(self.path(SAMPLES_FILE), {stage: text for stage, text in written.items() if stage != "recovered"})
-
-    def forget_perplexities(self) -> None:
-        """Removes all perplexities and what they refer to."""
-        write_json(self.path("metrics.json"), {k: v for k, v in self.metrics().items() if k not in ("perplexity", "basis")})
 
     def forget_result(self) -> None:
         """Removes what a cut left: the model and all that describes it. Table, plan, the times of measuring and the perplexity
@@ -423,12 +512,7 @@ class Experiment:
             self.path(name).unlink(missing_ok=True)
         self.forget_exports()
         self.path("export.json").unlink(missing_ok=True)
-        metrics = self.metrics()
-        measuring = {name: metrics["seconds"][name] for name in _MEASURING if name in metrics.get("seconds", {})}
-        kept = {"format_version": FORMAT_VERSION, "seconds": measuring}
-        if "before" in metrics.get("perplexity", {}):
-            kept |= {"basis": metrics["basis"], "perplexity": {"before": metrics["perplexity"]["before"]}}
-        write_json(self.path("metrics.json"), kept)
+        self._change_metrics(_of_the_uncut_model)
 
     # how far it got ---------------------------------------------------------------------------------------------------
 
@@ -464,21 +548,30 @@ class Experiment:
 
     def write_settings(self, settings: dict) -> None:
         """Writes `description.txt` with every setting but a person's consent; what is known of the model stays."""
-        known = self.description() if self.has("description.txt") else {"format_version": FORMAT_VERSION, "fingerprint": None}
-        kept = {name: value for name, value in settings.items() if name not in OF_THE_PERSON}
-        write_json(self.path("description.txt"), known | {"settings": kept})
+        with self._alone():
+            new = {"format_version": FORMAT_VERSION, "fingerprint": None}
+            known = self.description() if self.has("description.txt") else new
+            self.write(known | {"settings": without_consent(settings)}, "description.txt")
+
+    def change_settings(self, **changes) -> None:
+        """Writes these settings beside the others that `description.txt` holds."""
+        with self._alone():
+            description = self.description()
+            self.write(description | {"settings": without_consent(description["settings"] | changes)}, "description.txt")
 
     def write_model(self, header: CheckpointHeader, versions: dict) -> None:
         """Adds to `description.txt` the model's fingerprint and config, and versions of the libraries."""
         model = {"config": header.config, "bytes": header.weight_bytes, "dtype": header.dtype}
-        content = self.description() | {"fingerprint": header.fingerprint, "model": model, "versions": versions}
-        write_json(self.path("description.txt"), content)
+        with self._alone():
+            content = self.description() | {"fingerprint": header.fingerprint, "model": model, "versions": versions}
+            self.write(content, "description.txt")
 
     def write_job(self, kind: str) -> None:
         """Records in `description.txt` which job last measured or cut here, which packing the result does not change."""
-        description = self.description()
-        if description.get("job") != kind:
-            write_json(self.path("description.txt"), description | {"job": kind})
+        with self._alone():
+            description = self.description()
+            if description.get("job") != kind:
+                self.write(description | {"job": kind}, "description.txt")
 
     @property
     def last_job(self) -> str | None:
@@ -486,7 +579,14 @@ class Experiment:
         return self.description().get("job")
 
     def description(self) -> dict:
-        return read_json(self.path("description.txt"), FORMAT_VERSION)
+        """The content of `description.txt`, its settings in their types; raises PruningError for one that is none."""
+        content = self.read(FORMAT_VERSION, "description.txt")
+        path = self.path("description.txt")
+        with naming_damage(path):
+            content["settings"] = checked_settings(content["settings"], path)
+            if not isinstance(content.get("fingerprint"), str | None) or not isinstance(content.get("job"), str | None):
+                raise TypeError("its fingerprint or its job is not text")
+        return content
 
     @property
     def settings(self) -> dict:
@@ -495,8 +595,16 @@ class Experiment:
 
         The name is the folder's: one that is killed while it is renamed may have written another.
         """
-        written = {name: value for name, value in self.description()["settings"].items() if name not in OF_THE_PERSON}
+        written = without_consent(self.description()["settings"])
         return defaults_of(written.get("strategy", "global")) | written | {"experiment_name": self.name}
+
+    def pasted_text(self) -> str | None:
+        """The calibration text where it was pasted in the app; another experiment on it needs a copy of its own."""
+        path = self.path(PASTED_FILE)
+        if self.settings["corpus"] != str(path) or not path.is_file():
+            return None
+        with naming_damage(path):
+            return path.read_text(encoding="utf-8")
 
     @property
     def source_file(self) -> str | None:
@@ -506,7 +614,16 @@ class Experiment:
 
     def shape(self) -> ModelShape:
         """The shape of the model before the cut, from `description.txt` alone."""
-        return ModelShape.from_config(self.description()["model"]["config"])
+        return self._described_model()[0]
+
+    def _described_model(self) -> tuple[ModelShape, str | None]:
+        """Shape and fingerprint of the model before the cut; raises PruningError where `description.txt` does not say them."""
+        description, path = self.description(), self.path("description.txt")
+        with naming_damage(path):
+            try:
+                return ModelShape.from_config(description["model"]["config"]), description["fingerprint"]
+            except PruningError as error:
+                raise PruningError("file_broken", path=path, reason=error) from error
 
     # tables and plans ---------------------------------------------------------------------------------------------
 
@@ -515,19 +632,31 @@ class Experiment:
         self._write_group_csv(TABLE_FILE, table, table.order)
 
     def read_table(self) -> GroupTable:
-        return read_table(self.path(TABLE_FILE), self.shape())
+        return self._read_table()
+
+    def check_table(self) -> None:
+        """Raises PruningError where the first rows of the table, or what its sidecar says, show that it is no table of ours."""
+        self._read_table(rows=20)
+
+    def _read_table(self, rows: int | None = None) -> GroupTable:
+        path = self.path(TABLE_FILE)
+        shape, fingerprint = self._described_model()
+        source = read_sidecar(path)
+        found = source.get("fingerprint")
+        if found and fingerprint and found != fingerprint:
+            raise PruningError("plan_other_model", path=path, found=found[:12], expected=fingerprint[:12])
+        return GroupTable.from_frame(read_rows(path, rows), shape, source, path)
 
     def write_layer_importance(self, layers: LayerImportance, rates: LayerRates | None = None) -> None:
         """Writes `layer_importance_config.json`: importance of each layer, and the rates that a plan made of it."""
-        write_json(self.path(LAYERS_FILE), layers.to_json(rates))
+        self.write(layers.to_json(rates), LAYERS_FILE)
 
     def read_layer_importance(self) -> LayerImportance | None:
         """What `layer_importance_config.json` holds; None when layers were not measured."""
         if not self.has(LAYERS_FILE):
             return None
-        description = self.description()
-        shape = ModelShape.from_config(description["model"]["config"])
-        return read_layer_importance(self.path(LAYERS_FILE), shape.num_layers, description["fingerprint"])
+        shape, fingerprint = self._described_model()
+        return read_layer_importance(self.path(LAYERS_FILE), shape.num_layers, fingerprint)
 
     def write_plan(self, plan: PruningPlan, table: GroupTable | None = None, rates: LayerRates | None = None) -> None:
         """Writes `plan.json` and `groups_to_prune.csv`, and the rates of layers beside their importance.
@@ -542,10 +671,17 @@ class Experiment:
         write_json(self.path(PLAN_FILE), plan.to_json())
 
     def read_plan(self) -> PruningPlan:
-        path = self.path(PLAN_FILE)
-        description = self.description()
-        shape = ModelShape.from_config(description["model"]["config"])
-        return PruningPlan.from_json(read_json(path, None), shape, description["fingerprint"], path)
+        return self._plan_in(self.path(PLAN_FILE))
+
+    def _plan_in(self, path: Path) -> PruningPlan:
+        shape, fingerprint = self._described_model()
+        with naming_damage(path):
+            try:
+                return PruningPlan.from_json(read_json(path, None), shape, fingerprint, path)
+            except PruningError as error:
+                if "path" in error.values:
+                    raise
+                raise PruningError("file_broken", path=path, reason=error) from error
 
     # plans with a name -----------------------------------------------------------------------------------------------
 
@@ -569,9 +705,7 @@ class Experiment:
                 numbered = f"{name}-{number}"
 
     def read_named_plan(self, name: str) -> PruningPlan:
-        description, path = self.description(), self._named_plan(name)
-        shape = ModelShape.from_config(description["model"]["config"])
-        return PruningPlan.from_json(read_json(path, None), shape, description["fingerprint"], path)
+        return self._plan_in(self._named_plan(name))
 
     def forget_named_plan(self, name: str) -> None:
         self._named_plan(name).unlink(missing_ok=True)
@@ -593,7 +727,7 @@ class Experiment:
         content = csv_text(table.frame(positions))
         digest = hashlib.sha256(content.encode()).hexdigest()
         # The rows last: they say that groups were measured, and what the sidecar says is of these rows only.
-        write_json(self.path(f"{name}.json"), {"format_version": TABLE_VERSION, "rows_sha256": digest} | table.source)
+        self.write({"format_version": TABLE_VERSION, "rows_sha256": digest} | table.source, f"{name}.json")
         write_whole(self.path(name), content)
 
     # measurements -------------------------------------------------------------------------------------------------
@@ -602,12 +736,38 @@ class Experiment:
         """The content of `metrics.json`, or an empty one."""
         if not self.has("metrics.json"):
             return {"format_version": FORMAT_VERSION}
-        return read_json(self.path("metrics.json"), FORMAT_VERSION)
+        metrics = read_json(self.path("metrics.json"), FORMAT_VERSION)
+        with naming_damage(self.path("metrics.json")):
+            require(metrics, _METRICS, "the whole")
+        return metrics
+
+    def samples(self) -> dict[str, str]:
+        """The content of `samples.json`: the prompt, and by stage how a model goes on from it; raises PruningError."""
+        samples = read_json(self.path(SAMPLES_FILE), 1)
+        with naming_damage(self.path(SAMPLES_FILE)):
+            texts = {name: text for name, text in samples.items() if name != "format_version"}
+            require(texts, {"prompt": TEXT, ANY: TEXT}, "the whole")
+        return texts
 
     def update_metrics(self, **changes) -> dict:
         """Merges `changes` into `metrics.json`, dictionaries key by key, and returns the whole."""
-        metrics = _merged(self.metrics(), changes)
-        write_json(self.path("metrics.json"), metrics)
+        return self._change_metrics(lambda metrics: _merged(metrics, changes))
+
+    def record_perplexity(self, stage: str, basis: dict, perplexity: float | None) -> None:
+        """Writes the perplexity of a stage (None: infinite) and what it refers to; figures on another text are forgotten."""
+
+        def change(metrics: dict) -> dict:
+            if metrics.get("basis", basis) != basis:  # figures on two texts are no comparison
+                metrics = {k: v for k, v in metrics.items() if k != "perplexity"}
+            return _merged(metrics, {"perplexity": {stage: {basis["dataset"]: perplexity}}}) | {"basis": basis}
+
+        self._change_metrics(change)
+
+    def _change_metrics(self, change: Callable[[dict], dict]) -> dict:
+        """Writes what `change` makes of `metrics.json`, and returns it; whoever else changes it waits."""
+        with self._alone():
+            metrics = change(self.metrics())
+            write_json(self.path("metrics.json"), metrics)
         return metrics
 
 
@@ -620,8 +780,15 @@ def default_name(base_model: str, *parts: str) -> str:
 def list_experiments(root: str | Path) -> list[Experiment]:
     """The experiments under `root`, newest first."""
     sweep(root)
-    folders = [f for f in Path(root).glob("[!.]*") if (f / "description.txt").is_file()] if Path(root).is_dir() else []
-    return [Experiment(f) for f in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True)]
+    found = [Experiment(folder) for folder in Path(root).glob("[!.]*")] if Path(root).is_dir() else []
+    return sorted((one for one in found if one.exists), key=lambda one: _modified(one.folder), reverse=True)
+
+
+def _modified(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return 0.0
 
 
 def sweep(root: str | Path) -> None:
@@ -652,13 +819,13 @@ def read_table(path: Path, shape: ModelShape) -> GroupTable:
     return GroupTable.from_frame(read_rows(path), shape, read_sidecar(path), path)
 
 
-def read_rows(path: Path) -> pd.DataFrame:
-    """The rows of a CSV; raises PruningError when it cannot be read."""
+def read_rows(path: Path, count: int | None = None) -> pd.DataFrame:
+    """The rows of a CSV, or so many first ones; raises PruningError when it cannot be read."""
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(path, nrows=count)
     except FileNotFoundError as error:
         raise PruningError("file_missing", path=path) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise PruningError("file_broken", path=path, reason=first_line(error)) from error
 
 
@@ -670,7 +837,10 @@ def read_sidecar(path: Path) -> dict:
     sidecar = path.with_name(path.name + ".json")
     if not sidecar.is_file():
         return {}
-    source = read_json(sidecar, TABLE_VERSION)
+    with naming_damage(sidecar):
+        source = located(read_json(sidecar, TABLE_VERSION), path.parent)
+        if not isinstance(source.get("calibration", {}), dict) or not isinstance(source.get("fingerprint"), str | None):
+            raise TypeError("it does not say what was measured")
     source.pop("format_version")
     written = source.pop("rows_sha256", None)
     if written is not None and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != written:
@@ -680,21 +850,36 @@ def read_sidecar(path: Path) -> dict:
 
 def read_layer_importance(path: Path, num_layers: int, fingerprint: str | None) -> LayerImportance:
     """The importance of layers that a file holds, checked against the model."""
-    return LayerImportance.from_json(read_json(path, None), num_layers, fingerprint, path)
+    with naming_damage(path):
+        return LayerImportance.from_json(located(read_json(path, None), path.parent), num_layers, fingerprint, path)
 
 
 def read_json(path: Path, version: int | None) -> dict:
     """A JSON object with its format version checked (None: left to the caller)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
     except FileNotFoundError as error:
         raise PruningError("file_missing", path=path) from error
-    except (OSError, ValueError) as error:
-        raise PruningError("file_broken", path=path, reason=error) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise PruningError("file_broken", path=path, reason=first_line(error)) from error
     if not isinstance(content, dict) or (version is not None and content.get("format_version") != version):
         found = content.get("format_version") if isinstance(content, dict) else None
         raise PruningError("format_version", path=path, found=found, expected=version)
     return content
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"the number {number} is too large")
+    return value
+
+
+# What reading a file of another make than ours leads to.
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError)
 
 
 @contextlib.contextmanager
@@ -702,8 +887,125 @@ def naming_damage(path: Path) -> Iterator[None]:
     """JSON of another make than ours is a fault of the files: raises PruningError for whatever reading it leads to."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGE as error:
         raise PruningError("file_broken", path=path, reason=repr(error)) from error
+
+
+def portable(content, folder: Path):
+    """The content of a JSON file, with the files of `folder` that its settings name named relative to it.
+
+    So it stays true when the folder is renamed, moved or copied. Lists and objects inside are gone through.
+    """
+    return _with_files(content, lambda name, value: _as_inside(value, folder))
+
+
+def located(content, folder: Path):
+    """`portable` undone for where `folder` is now. Raises ValueError for a file that is said to be inside and is not.
+
+    Older files name their own by where the folder was: these are found by their name.
+    """
+    return _with_files(content, lambda name, value: _from_inside(name, value, folder))
+
+
+def _with_files(content, change: Callable[[str, object], object]):
+    if isinstance(content, list):
+        return [_with_files(entry, change) for entry in content]
+    if not isinstance(content, dict):
+        return content
+    return {
+        name: change(name, value)
+        if name in _FILE_SETTINGS and (isinstance(value, str) or _is_inside(value))
+        else _with_files(value, change)
+        for name, value in content.items()
+    }
+
+
+def _is_inside(value) -> bool:
+    return isinstance(value, dict) and value.keys() == {_INSIDE}
+
+
+def _as_inside(value, folder: Path):
+    if _is_inside(value):
+        return value
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no path at all
+        typed = Path(value).expanduser()
+        for form in (os.path.abspath, os.path.realpath):
+            path, home = Path(form(typed)), Path(form(folder))
+            if home in path.parents:
+                return {_INSIDE: path.relative_to(home).as_posix()}
+    return value
+
+
+def _from_inside(name: str, value, folder: Path) -> str:
+    if _is_inside(value):
+        inner = PurePosixPath(value[_INSIDE])
+        if inner.is_absolute() or ".." in inner.parts or not inner.parts:
+            raise ValueError(f"{value[_INSIDE]!r} is no file of this folder")
+        return str(folder.joinpath(*inner.parts))
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        typed = Path(value).expanduser()
+        own = folder / typed.name
+        # What stood here under another name of the folder; pasted text that is still there may be that of a later one.
+        is_lost = not typed.is_file() or (name == "corpus" and typed.name == PASTED_FILE)
+        if name in _READ_FILES and len(typed.parts) > 1 and is_lost and own.is_file():
+            return str(own)
+    return value
+
+
+def _texts_inside(description: dict) -> list[str]:
+    """The files of text that settings name, as `portable` left them."""
+    settings = description["settings"]
+    named = [settings[name] for name in _READ_FILES if name.endswith("corpus") and _is_inside(settings.get(name))]
+    return [value[_INSIDE] for value in named]
+
+
+def without_consent(settings: dict) -> dict:
+    """Settings as a file keeps them, or may say them."""
+    return {name: value for name, value in settings.items() if name not in OF_THE_PERSON}
+
+
+def checked_settings(settings: dict, path: Path) -> dict:
+    """Settings that a file holds in their types; those that are not known stay as they are, those without a value are left out.
+
+    Raises PruningError, or ValueError or TypeError, for a value that is none.
+    """
+    if settings.get("strategy", STRATEGIES[0]) not in STRATEGIES:
+        raise ValueError(f"there is no strategy {settings['strategy']!r}")
+    checked = {}
+    for name, value in settings.items():
+        setting = SETTINGS.get(name)
+        if setting is None:
+            checked[name] = value
+        elif value is not None or setting.default is None:
+            if setting.kind is str and not isinstance(value, str | None):
+                raise TypeError(f"{name} is {value!r}, not text")
+            try:
+                checked[name] = setting.parse(value)
+            except PruningError as error:
+                raise PruningError("file_broken", path=path, reason=error) from error
+            if setting.kind is int and abs(checked[name] or 0) > _LARGEST:
+                raise ValueError(f"{name} is too large")
+    return checked
+
+
+def _without_checks_of_exports(metrics: dict) -> dict:
+    checks = {name: found for name, found in metrics.get("export_check", {}).items() if name == "hf"}
+    return metrics | ({"export_check": checks} if "export_check" in metrics else {})
+
+
+def _without_recovery(metrics: dict) -> dict:
+    stages = {name: metrics[name] for name in ("perplexity", "warning") if name in metrics}
+    kept = {name: {stage: of for stage, of in each.items() if stage != "recovered"} for name, each in stages.items()}
+    return {name: value for name, value in metrics.items() if name != "recovery"} | kept
+
+
+def _of_the_uncut_model(metrics: dict) -> dict:
+    """The times of measuring, and the perplexity before the cut."""
+    measuring = {name: metrics["seconds"][name] for name in _MEASURING if name in metrics.get("seconds", {})}
+    kept = {"format_version": FORMAT_VERSION, "seconds": measuring}
+    if "before" in metrics.get("perplexity", {}):
+        kept |= {"basis": metrics["basis"], "perplexity": {"before": metrics["perplexity"]["before"]}}
+    return kept
 
 
 def write_json(path: Path, content: dict, sync: bool = True, replace: bool = True) -> None:
@@ -741,3 +1043,15 @@ def _merged(old: dict, new: dict) -> dict:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
+
+
+def _changed_as(before: dict, after: dict, now: dict) -> dict:
+    """`now` with what differs between `before` and `after`, dictionaries key by key."""
+    changed = {key: value for key, value in now.items() if key not in before or key in after}
+    for key, value in after.items():
+        if key in before and before[key] == value:
+            continue
+        both = isinstance(value, dict) and isinstance(now.get(key), dict)
+        old = before.get(key)
+        changed[key] = _changed_as(old if isinstance(old, dict) else {}, value, now[key]) if both else value
+    return changed

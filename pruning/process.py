@@ -17,7 +17,7 @@ def is_alive(pid: int, started: float) -> bool:
         found = psutil.Process(pid)
         # A zombie has ended; where nobody waits for it (an orphan in a container) it stays in the process table.
         return abs(found.create_time() - started) < 1 and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # gone, or no number of a process
         return False
 
 

@@ -1,8 +1,12 @@
 """The experiment folder: names that cannot escape it, files that are never half there."""
 
+import contextlib
 import errno
 import json
 import os
+import shutil
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -243,3 +247,197 @@ def test_files_of_another_format_are_refused(tmp_path, content, sentence):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(PruningError, match=sentence):
         read_json(tmp_path / "x.json", 1)
+
+
+# two that write -------------------------------------------------------------------------------------------------------
+
+SPEED = {"batch_size": 1, "decode_tokens_per_second": 7.5}
+
+
+def ready_to_recover(root) -> Experiment:
+    experiment = described(root)
+    experiment.update_metrics(
+        perplexity={"after": {"a": 3.0}, "recovered": {"a": 9.0}}, export_check={"hf": {"top1": 1.0}, "gguf": {"top1": 1.0}}
+    )
+    write_json(experiment.path("samples.json"), {"format_version": 1, "prompt": "x", "after": "old", "recovered": "old"})
+    return experiment
+
+
+def fill(draft: Experiment) -> None:
+    """What a recovery leaves in its draft."""
+    draft.model_folder.mkdir()
+    draft.path("model", "README.md").write_text("recovered")
+    draft.update_metrics(perplexity={"recovered": {"a": 2.0}}, export_check={"hf": {"top1": 0.5}})
+    write_json(draft.path("samples.json"), read_json(draft.path("samples.json"), 1) | {"recovered": "new"})
+
+
+def measured_in_a_terminal(experiment: Experiment) -> None:
+    """What `python -m analysis evaluate` and another way of judging write while a recovery runs."""
+    experiment.update_metrics(latency={"after": [SPEED]}, perplexity={"after": {"b": 4.0}})
+    write_json(experiment.path("samples.json"), read_json(experiment.path("samples.json"), 1) | {"before": "whole"})
+
+
+def assert_recovered(experiment: Experiment) -> None:
+    """The recovery's figures, and those that others wrote meanwhile."""
+    metrics = experiment.metrics()
+    assert metrics["latency"] == {"after": [SPEED]}
+    assert metrics["perplexity"] == {"after": {"a": 3.0, "b": 4.0}, "recovered": {"a": 2.0}}
+    assert metrics["export_check"] == {"hf": {"top1": 0.5}}
+    samples = read_json(experiment.path("samples.json"), 1)
+    assert samples == {"format_version": 1, "prompt": "x", "after": "old", "recovered": "new", "before": "whole"}
+    assert experiment.path("model", "README.md").read_text() == "recovered"
+
+
+def test_what_others_write_during_a_recovery_stays(tmp_path):
+    experiment = ready_to_recover(tmp_path)
+    with experiment.draft() as draft:
+        fill(draft)
+        measured_in_a_terminal(experiment)
+        experiment.take(draft)
+        assert_recovered(experiment)
+        experiment.take(draft)  # a repair is taken first, then the training that began with it
+    assert_recovered(experiment)
+
+
+def test_a_recovery_that_only_forgets_forgets_here_too(tmp_path):
+    experiment = ready_to_recover(tmp_path)
+    with experiment.draft() as draft:
+        experiment.take(draft)
+    assert experiment.metrics()["perplexity"] == {"after": {"a": 3.0}}
+    assert "recovered" not in read_json(experiment.path("samples.json"), 1)
+
+
+def in_a_process(act) -> int:
+    """Runs `act` in a process of its own; its exit code, negative for a signal."""
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            act()
+            os._exit(0)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def dying_at(operation: int, act) -> None:
+    """Does `act`, and kills this process right before the file operation of this number."""
+    left = operation
+
+    def count(event: str, arguments: tuple) -> None:
+        nonlocal left
+        writes = event in ("os.rename", "os.remove", "os.rmdir", "os.link", "os.mkdir")
+        if writes or (event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    act()
+
+
+def test_a_taking_that_is_killed_anywhere_comes_to_its_end_or_did_not_begin(tmp_path):
+    ends = set()
+    for operation in range(200):
+        experiment = ready_to_recover(tmp_path / str(operation))
+        with experiment.draft() as draft:
+            fill(draft)
+            measured_in_a_terminal(experiment)
+            code = in_a_process(lambda o=operation, e=experiment, d=draft: dying_at(o, lambda: e.take(d)))
+            was_taken = experiment.has(".recovered.taken", "gone.json") or experiment.path("model").exists() or code == 0
+        experiment.remove_leftovers()
+        ends.add(was_taken)
+        if was_taken:
+            assert_recovered(experiment)
+        else:
+            assert experiment.metrics()["perplexity"]["recovered"] == {"a": 9.0} and not experiment.has("model")
+        assert not [path.name for path in experiment.folder.iterdir() if path.name.startswith(".")]
+        if code == 0:
+            break
+    assert code == 0 and ends == {True, False}
+
+
+def test_two_processes_that_change_one_file_lose_nothing(tmp_path):
+    experiment = described(tmp_path)
+    count = 150
+
+    def measure() -> None:
+        for number in range(count):
+            experiment.update_metrics(seconds={str(number): number})
+
+    def judge() -> None:
+        for number in range(count):
+            experiment.update_metrics(perplexity={str(number): {"a": 1.0}})
+
+    def describe() -> None:
+        for number in range(count):
+            experiment.write_settings({"seed": number})
+
+    children = []
+    for act in (measure, judge, describe):
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                act()
+                os._exit(0)
+            os._exit(1)
+        children.append(pid)
+    for number in range(count):
+        experiment.write_job(f"job {number}")
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+    metrics, description = experiment.metrics(), experiment.description()
+    assert len(metrics["seconds"]) == len(metrics["perplexity"]) == count
+    assert description["job"] == f"job {count - 1}" and description["settings"]["seed"] == count - 1
+
+
+# files inside ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_text(tmp_path, monkeypatch) -> Experiment:
+    """An experiment whose text lies in its folder, its output root named as it usually is: relative to where one works."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").write_text("a person's own text")
+    experiment = described(Path("prune_log"))
+    experiment.path("calibration.txt").write_text("pasted")
+    texts = {"corpus": str(experiment.path("calibration.txt")), "eval_corpus": "own.txt", "finetune_corpus": "a/b"}
+    experiment.write_settings({"pruning_ratio": 0.5} | texts)
+    return experiment
+
+
+def test_a_text_inside_is_found_after_renaming_moving_and_copying(with_text, tmp_path):
+    renamed = with_text.rename("new")
+    assert renamed.settings["corpus"] == str(Path("prune_log/new/calibration.txt"))
+    shutil.copytree("prune_log/new", tmp_path / "elsewhere" / "copied")
+    shutil.rmtree("prune_log")
+    moved = Experiment.open(tmp_path / "elsewhere", "copied")
+    assert Path(moved.settings["corpus"]).read_text() == "pasted"
+    assert moved.settings["eval_corpus"] == "own.txt" and moved.settings["finetune_corpus"] == "a/b"  # not ours
+
+
+def test_a_branch_takes_the_text_along(with_text):
+    branch = with_text.branch()
+    with_text.delete()
+    assert Path(branch.settings["corpus"]) == branch.path("calibration.txt")
+    assert branch.path("calibration.txt").read_text() == "pasted"
+
+
+def test_older_files_that_name_another_folder_find_their_text_inside(with_text):
+    path = with_text.path("description.txt")
+    content = json.loads(path.read_text())
+    for elsewhere in ("/gone/old_name/calibration.txt", str(Path("prune_log", "later", "calibration.txt"))):
+        content["settings"]["corpus"] = elsewhere
+        path.write_text(json.dumps(content))
+        described(Path("prune_log"), "later").path("calibration.txt").write_text("another text")
+        assert with_text.settings["corpus"] == str(with_text.path("calibration.txt"))
+        shutil.rmtree(Path("prune_log", "later"))
+    content["settings"] |= {"corpus": "/gone/old_name/other.txt"}
+    path.write_text(json.dumps(content))
+    assert with_text.settings["corpus"] == "/gone/old_name/other.txt"  # not here: said by whoever needs it
+
+
+def test_a_file_that_says_it_is_inside_and_is_not_is_refused(with_text):
+    path = with_text.path("description.txt")
+    content = json.loads(path.read_text())
+    content["settings"]["corpus"] = {"inside": "../../secrets.txt"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(PruningError, match=r"description.txt cannot be read"):
+        with_text.description()

@@ -22,7 +22,7 @@ FLOORS = [
     ("pruning.settings",),
     ("pruning.files",),
     ("pruning.process",),
-    ("pruning.errors",),
+    ("pruning.errors", "pruning.forms"),
 ]
 SHOWS_THE_SCREEN = ("app", "pages", "ui")
 PACKAGES = ("pages", "ui", "analysis", "pruning")

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pruning.errors import PruningError
-from pruning.experiment import Experiment, default_name
+from pruning.experiment import PASTED_FILE, Experiment, default_name
 from pruning.model.model_source import local_folder
 from pruning.planning.shape import ModelShape
 from pruning.runs.jobs import queue
@@ -19,7 +19,6 @@ PRESETS = {
     "careful": {"num_samples": 256, "layer_importance_samples": 100},
 }
 _CORPUS = "corpus"
-_PASTED_FILE = "calibration.txt"
 _ERROR_KEY = "measure_error"
 _OF_WIDGETS = (
     *("importance_method", "num_samples", "seq_len", "gradient_batch_size", "seed", "text_column", "dtype", "device"),
@@ -182,7 +181,7 @@ def _start_other(experiment: Experiment, method: str) -> None:
         settings = experiment.settings
         name = default_name(settings["base_model"], method)
         output = {"output_root": str(workspace.output_root()), "experiment_name": name}
-        _submit(settings | output | {"importance_method": method})
+        _submit(settings | output | {"importance_method": method}, experiment.pasted_text())
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)
 
@@ -192,8 +191,8 @@ def _submit(settings: dict, pasted: str | None = None) -> None:
     root, name = workspace.output_root(), settings["experiment_name"]
     files = {}
     if pasted is not None:
-        files[_PASTED_FILE] = pasted
-        settings["corpus"] = str(Experiment.at(root, name).path(_PASTED_FILE))
+        files[PASTED_FILE] = pasted
+        settings["corpus"] = str(Experiment.at(root, name).path(PASTED_FILE))
     experiment = create_experiment(root, name, settings, MEASURE, files=files)
     try:
         queue().submit(MEASURE, experiment, workspace.permissions(experiment))

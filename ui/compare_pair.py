@@ -5,7 +5,7 @@ import streamlit as st
 from analysis import charts
 from analysis.experiments import ExperimentTable, bases, differing_settings, kept_sizes
 from pruning.errors import PruningError
-from pruning.experiment import SAMPLES_FILE, Experiment, naming_damage, read_json
+from pruning.experiment import SAMPLES_FILE, Experiment
 from ui import workspace, written_texts
 from ui.page_frame import chart
 from ui.translation import error_text, t
@@ -15,7 +15,7 @@ _TEXT_HEIGHT = 260
 
 def show(found: ExperimentTable) -> None:
     """Two pickers (the open experiment and the newest other one come first) and what differs."""
-    names = [name for name in found.rows["name"] if name not in found.faults]
+    names = list(found.rows[found.rows["model"].notna()]["name"])  # not those of which nothing can be read
     if len(names) < 2:
         st.info(t("compare.pair.needs_two"), icon=":material/info:")
         return
@@ -98,11 +98,9 @@ def _texts(first: Experiment, second: Experiment) -> None:
             if not experiment.has(SAMPLES_FILE):
                 st.caption(t("compare.pair.no_text"))
                 continue
-            path = experiment.path(SAMPLES_FILE)
-            with naming_damage(path):
-                samples = read_json(path, 1)
-                prompt, stage = samples["prompt"], written_texts.last_stage(samples)
-                text = samples[stage]
-            st.code(prompt, language=None, wrap_lines=True)
-            st.markdown(f"**{t(f'chart.stage.{stage}')}**")
-            st.code(text, language=None, wrap_lines=True, height=_TEXT_HEIGHT)
+            samples = experiment.samples()
+            stage = written_texts.last_stage(samples)
+            st.code(samples["prompt"], language=None, wrap_lines=True)
+            if stage is not None:
+                st.markdown(f"**{t(f'chart.stage.{stage}')}**")
+                st.code(samples[stage], language=None, wrap_lines=True, height=_TEXT_HEIGHT)

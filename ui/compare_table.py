@@ -8,10 +8,12 @@ from analysis import report
 from analysis.experiments import BASIS, STAGES, ExperimentTable, bases, experiment_table, stamp
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
-from pruning.runs.status import delete_experiment, rename_experiment, state_of
+from pruning.runs.damage import fault_of
+from pruning.runs.status import delete_experiment, state_of
 from pruning.settings import STRATEGIES
 from ui import workspace
 from ui.csv_download import csv_button
+from ui.page_frame import fragment
 from ui.translation import error_text, plain, t, t_of_now
 
 _SECONDS_BETWEEN_LOOKS = 2.0
@@ -28,17 +30,18 @@ _SPARE = ("perplexity_repaired", "perplexity_recovered", "tokens_per_second")  #
 def read() -> ExperimentTable:
     """The experiments under the output root as they are now."""
     experiments = workspace.experiments()
-    return _cached_table(str(workspace.output_root()), stamp(experiments, state_of))
+    faults = tuple(str(fault_of(experiment)) for experiment in experiments)  # of files that the stamp does not look at
+    return _cached_table(str(workspace.output_root()), (stamp(experiments, state_of), faults))
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
 def _cached_table(root: str, seen: tuple) -> ExperimentTable:
-    return experiment_table(workspace.experiments(), state_of)
+    return experiment_table(workspace.experiments(), state_of, fault_of)
 
 
 def watch() -> None:
     """Draws the page anew when an experiment came, went or changed, on the command line for instance."""
-    st.fragment(_look, run_every=_SECONDS_BETWEEN_LOOKS)(stamp(workspace.experiments(), state_of))
+    fragment(_look, run_every=_SECONDS_BETWEEN_LOOKS)(stamp(workspace.experiments(), state_of))
 
 
 def _look(seen: tuple) -> None:
@@ -146,7 +149,7 @@ def report_button(experiment: Experiment, disabled: bool = False) -> None:
 
 def _rename(experiment: Experiment, field: str) -> None:
     try:
-        renamed = rename_experiment(experiment, st.session_state[field].strip())
+        renamed = workspace.rename(experiment, st.session_state[field].strip())
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)
         return

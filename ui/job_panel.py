@@ -9,6 +9,7 @@ from analysis import duration
 from pruning.experiment import Experiment
 from pruning.runs.jobs import queue
 from pruning.runs.status import CANCELLED, FAILED, QUEUED, STEPS, JobStatus, step_number
+from ui.page_frame import fragment
 from ui.translation import job_error_text, t
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -32,7 +33,7 @@ def show(
     if status is None or not (status.is_active or status.kind in kinds):
         return False
     if status.is_active:
-        st.fragment(_live, run_every=_SECONDS_BETWEEN_LOOKS)(experiment, below)
+        fragment(_live, run_every=_SECONDS_BETWEEN_LOOKS)(experiment, below)
         return True
     if status.state == FAILED:
         st.error(job_error_text(status.error), title=t(f"job.failed.{status.kind}"), icon=":material/error:")
@@ -44,7 +45,7 @@ def show(
 
 def watch(experiment: Experiment) -> None:
     """Draws the page anew when a job begins that this session did not start."""
-    st.fragment(_look, run_every=_SECONDS_BETWEEN_IDLE_LOOKS)(experiment)
+    fragment(_look, run_every=_SECONDS_BETWEEN_IDLE_LOOKS)(experiment)
 
 
 def _look(experiment: Experiment) -> None:
@@ -90,7 +91,7 @@ def _progress_text(experiment: Experiment, status: JobStatus) -> str:
 
 
 def _log(experiment: Experiment, status: JobStatus) -> None:
-    if not status.log or not experiment.has(status.log):
+    if not status.log or not experiment.path(status.log).is_file():
         return
-    with st.expander(t("job.log")), experiment.path(status.log).open(encoding="utf-8") as file:
+    with st.expander(t("job.log")), experiment.path(status.log).open(encoding="utf-8", errors="replace") as file:
         st.code("".join(deque(file, maxlen=_LOG_LINES)), language=None)

@@ -47,7 +47,7 @@ def left_out(kept: Finding) -> None:
 
 def _start(found: Measured, wanted: Request) -> None:
     try:
-        check_corpus(wanted.basis["eval_corpus"])
+        check_corpus(found.experiment.settings["eval_corpus"])
         request = partial(findings.ask, found.experiment, wanted)
         queue().submit("learn", found.experiment, workspace.permissions(found.experiment), request)
     except PruningError as error:

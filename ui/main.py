@@ -9,9 +9,8 @@ if str(ROOT) not in sys.path:  # Streamlit puts only this script's own folder th
 
 import streamlit as st  # noqa: E402
 
-from pruning.errors import PruningError  # noqa: E402
-from ui import language, sidebar, workspace  # noqa: E402
-from ui.translation import error_text, t  # noqa: E402
+from ui import language, missing_experiment, page_frame, sidebar, workspace  # noqa: E402
+from ui.translation import t  # noqa: E402
 
 language.restore()
 st.set_page_config(page_title=t("app.title"), page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
@@ -31,6 +30,7 @@ PAGES = (
     ("export", "take-home", ":material/download:"),
     ("learn", "see-why", ":material/school:"),
 )
+ABOUT_NO_EXPERIMENT = ("model", "compare")  # they say all they have to say with none open
 pages = [
     st.Page(
         ROOT / "pages" / f"{name}.py",
@@ -44,7 +44,12 @@ pages = [
 ]
 page = st.navigation(pages)
 sidebar.show()
-try:
-    page.run()
-except PruningError as error:  # a file of the experiment is damaged, and the page had no better place to say so
-    st.error(error_text(error), icon=":material/error:")
+missing = workspace.missing()
+if missing is not None:
+    name = next(name for name, *_ in PAGES if t(f"{name}.title") == page.title)
+    if name not in ABOUT_NO_EXPERIMENT:
+        page_frame.heading(name)
+    missing_experiment.show(missing)
+if missing is None or name in ABOUT_NO_EXPERIMENT:
+    with page_frame.explaining_damage():
+        page.run()

@@ -1,14 +1,21 @@
 """What every screen has: title, what it is for, an explanation, and what to do first when there is nothing to show."""
 
-from collections.abc import Callable
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from pruning.errors import PruningError
+from pruning.experiment import DAMAGE
+from pruning.runs.damage import fault_of
 from ui import plotly_view, tour, workspace
 from ui.translation import error_text, t
 from ui.workspace import Measured
+
+_LOG = logging.getLogger(__name__)
 
 
 def heading(page: str) -> None:
@@ -41,6 +48,43 @@ def measured_or_stop() -> Measured:
     if found is None:
         first_do("importance", "not_measured")
     return found
+
+
+@contextlib.contextmanager
+def explaining_damage() -> Iterator[None]:
+    """What the block cannot read is said in a sentence, where a file of the open experiment is damaged; other faults go on.
+
+    Draws the screen anew when the experiment went: somebody renamed or deleted it while the block was reading.
+    """
+    missing = workspace.missing()
+    try:
+        yield
+    except (PruningError, *DAMAGE) as error:
+        if workspace.missing() != missing:
+            st.rerun()
+        experiment = workspace.current_experiment()
+        fault = error if isinstance(error, PruningError) else experiment and fault_of(experiment)
+        if fault is None:
+            raise
+        if fault is not error:
+            _LOG.info("a damaged experiment stopped the page", exc_info=error)
+        st.error(error_text(fault), icon=":material/error:")
+
+
+def fragment(block: Callable, run_every: float | None = None) -> Callable:
+    """`st.fragment` for a block that reads the open experiment: it runs alone, where the frame of the screen does not see that
+    the experiment is gone, or damaged.
+    """
+    missing = workspace.missing()
+
+    @functools.wraps(block)
+    def guarded(*args) -> None:
+        if workspace.missing() != missing:
+            st.rerun()
+        with explaining_damage():
+            block(*args)
+
+    return st.fragment(guarded, run_every=run_every)
 
 
 def chart(figure: go.Figure, key: str, alt: str, on_click: Callable[[dict], None] | None = None) -> dict | None:

@@ -42,5 +42,5 @@ def _save(found: Measured, planned: Planned) -> Experiment:
         raise PruningError("experiment_busy", name=found.experiment.name)
     experiment = found.experiment.branch() if found.was_cut else found.experiment
     experiment.write_plan(planned.plan, found.table, planned.rates)
-    experiment.write_settings(experiment.settings | planned.plan.settings | {"experiment_name": experiment.name})
+    experiment.change_settings(**planned.plan.settings | {"experiment_name": experiment.name})
     return experiment

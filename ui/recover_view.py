@@ -5,7 +5,7 @@ import streamlit as st
 from analysis import charts, duration, recovery
 from analysis.recovery import TrainingCourse
 from pruning.errors import PruningError
-from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, SAMPLES_FILE, Experiment, read_json
+from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, SAMPLES_FILE, Experiment
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
 from pruning.runs.status import FAILED, JobStatus
@@ -130,7 +130,7 @@ def _texts(experiment: Experiment) -> None:
         return
     st.subheader(t("prune.samples"))
     st.caption(t("prune.samples.basis"))
-    written_texts.show(read_json(experiment.path(SAMPLES_FILE), 1))
+    written_texts.show(experiment.samples())
 
 
 def links() -> None:

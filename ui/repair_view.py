@@ -15,7 +15,8 @@ def show(experiment: Experiment, num_layers: int) -> None:
         return
     st.subheader(t("repair.result"))
     on = recovery.repaired_on(experiment)
-    st.caption(t("repair.basis", matrices=len(matrices), tokens=on["tokens"], corpus=plain(on["corpus"]), seed=on["seed"]))
+    corpus, seed = plain(on["corpus"]), on.get("seed", "?")
+    st.caption(t("repair.basis", matrices=len(matrices), tokens=on["tokens"], corpus=corpus, seed=seed))
     if matrices.empty:
         return
     chart(charts.repair_errors(matrices, num_layers, t), "repair_errors", t("repair.alt"))

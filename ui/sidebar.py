@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from pruning.errors import PruningError
 from pruning.experiment import Experiment
+from pruning.runs.damage import fault_of
 from pruning.runs.status import state_of
-from ui import language, tour, workspace
+from ui import language, page_frame, tour, workspace
 from ui.translation import error_text, plain, t
 
 _PICKER_KEY, _LANGUAGE_KEY = "experiment_picker", "language_picker"
@@ -18,10 +18,7 @@ def show() -> None:
         _experiment_picker()
         experiment = workspace.current_experiment()
         if experiment is not None:
-            try:
-                _about(experiment)
-            except PruningError as error:  # a file of it is broken; the pages must open all the same
-                st.error(error_text(error))
+            _about(experiment)
         tour.switch()
         _language_picker()
 
@@ -45,10 +42,15 @@ def _experiment_picker() -> None:
 
 
 def _about(experiment: Experiment) -> None:
-    st.caption(t(f"sidebar.state.{state_of(experiment)}"))
-    base_model = experiment.settings["base_model"]
-    if base_model != workspace.chosen_model():
-        st.caption(t("sidebar.other_model", model=plain(base_model)))
+    if (fault := fault_of(experiment)) is not None:  # the pages must open all the same
+        st.caption(t("sidebar.state.damaged"))
+        st.error(error_text(fault))
+        return
+    with page_frame.explaining_damage():
+        st.caption(t(f"sidebar.state.{state_of(experiment)}"))
+        base_model = experiment.settings["base_model"]
+        if base_model != workspace.chosen_model():
+            st.caption(t("sidebar.other_model", model=plain(str(base_model))))
 
 
 def _language_picker() -> None:

@@ -4,22 +4,22 @@ reload of the page loses nothing.
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
+from analysis import diff
 from pruning.errors import PruningError
 from pruning.experiment import (
     LAYERS_FILE,
     PLAN_FILE,
     PLANS_FOLDER,
-    RESULT_FILE,
     SAMPLES_FILE,
     TABLE_FILE,
     Experiment,
     list_experiments,
-    read_json,
 )
 from pruning.model.model_source import DEMO, ModelPreview, local_folder, preview
 from pruning.planning.checkpoint_header import BYTES_PER_PARAMETER
@@ -28,13 +28,16 @@ from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
 from pruning.runs.permissions import Permissions
+from pruning.runs.status import rename_experiment
 from pruning.settings import SETTINGS
 
 from .access import allowed_roots
 
 PAGES_FOLDER = Path(__file__).resolve().parents[1] / "pages"
 EXPERIMENT_KEY, MODEL_KEY, TOKEN_KEY = "experiment", "model", "hub_token"
+_SEEN_KEY = "experiment_seen"
 OUTPUT_ROOT_VARIABLE = "PRUNING_OUTPUT_ROOT"
+_new_names: dict[Path, str] = {}  # of experiments that were renamed here, by the folder they were in
 
 
 def output_root() -> Path:
@@ -105,11 +108,50 @@ def open_experiment(name: str | None) -> None:
 
 
 def current_experiment() -> Experiment | None:
-    """The open experiment, None when none is open or its folder is gone."""
+    """The open experiment; None when none is open, and when there is none of that name, of which the frame of all screens
+    speaks (see `missing`).
+    """
+    experiment = _named_experiment()
+    if experiment is None or not experiment.exists:
+        return None
+    st.session_state[_SEEN_KEY] = experiment.name
+    return experiment
+
+
+def missing() -> str | None:
+    """The name of the open experiment where there is none of that name (any more); None when it is there or none is open."""
+    name = st.session_state.get(EXPERIMENT_KEY)
+    return name if name and current_experiment() is None else None
+
+
+def was_open(name: str) -> bool:
+    """Whether this session has seen the experiment of this name."""
+    return st.session_state.get(_SEEN_KEY) == name
+
+
+def rename(experiment: Experiment, new_name: str) -> Experiment:
+    """The experiment under its new name, which other sessions of this server learn too; raises PruningError."""
+    renamed = rename_experiment(experiment, new_name)
+    if renamed != experiment:
+        _new_names[experiment.folder.absolute()] = renamed.name
+    return renamed
+
+
+def new_name_of(name: str) -> str | None:
+    """What an experiment that is missing was renamed to in a session of this server, where it still is; None if unknown."""
+    known = {name}
+    while (name := _new_names.get((output_root() / name).absolute())) and name not in known:
+        known.add(name)
+        if Experiment(output_root() / name).exists:
+            return name
+    return None
+
+
+def _named_experiment() -> Experiment | None:
     name = st.session_state.get(EXPERIMENT_KEY)
     try:
-        return Experiment.open(output_root(), name) if name else None
-    except PruningError:
+        return Experiment.at(output_root(), name) if name else None
+    except PruningError:  # a link may name anything
         return None
 
 
@@ -196,11 +238,21 @@ def _cached_named_plan(folder: str, name: str, modified: int) -> PruningPlan:
 
 @dataclass(frozen=True)
 class Result:
-    """What a cut left in its experiment."""
+    """What a cut left in its experiment; each file is read where it is needed, and raises PruningError then."""
 
-    matrices: pd.DataFrame
-    metrics: dict
-    samples: dict | None
+    experiment: Experiment
+
+    @cached_property
+    def matrices(self) -> pd.DataFrame:
+        return diff.read_matrices(self.experiment)
+
+    @cached_property
+    def metrics(self) -> dict:
+        return self.experiment.metrics()
+
+    @cached_property
+    def samples(self) -> dict | None:
+        return self.experiment.samples() if self.experiment.has(SAMPLES_FILE) else None
 
 
 def result_of(experiment: Experiment) -> Result | None:
@@ -208,8 +260,7 @@ def result_of(experiment: Experiment) -> Result | None:
     status = queue().status(experiment)
     if not experiment.is_cut or (status and status.is_active and status.kind == "prune"):
         return None
-    samples = read_json(experiment.path(SAMPLES_FILE), 1) if experiment.has(SAMPLES_FILE) else None
-    return Result(pd.read_csv(experiment.path(RESULT_FILE)), experiment.metrics(), samples)
+    return Result(experiment)
 
 
 def _names_a_model(base_model: str) -> bool:

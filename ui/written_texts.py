@@ -13,6 +13,8 @@ def show(samples: dict, stages: tuple[str, ...] = STAGES) -> None:
     """The prompt, and side by side how each stage that was written down goes on from it."""
     st.code(samples["prompt"], language=None, wrap_lines=True)
     written = [stage for stage in stages if stage in samples]
+    if not written:
+        return
     width = _IN_A_ROW[len(written)]
     places = st.columns(width)
     for number, stage in enumerate(written):
@@ -21,6 +23,6 @@ def show(samples: dict, stages: tuple[str, ...] = STAGES) -> None:
             st.code(samples[stage], language=None, wrap_lines=True, height=_HEIGHT)
 
 
-def last_stage(samples: dict) -> str:
-    """The furthest stage of the model that was written down."""
-    return [stage for stage in STAGES if stage in samples][-1]
+def last_stage(samples: dict) -> str | None:
+    """The furthest stage of the model that was written down; None where none was."""
+    return next((stage for stage in reversed(STAGES) if stage in samples), None)

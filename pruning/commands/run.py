@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from ..errors import PruningError
-from ..experiment import TABLE_FILE, Experiment, default_name, read_layer_importance
+from ..experiment import TABLE_FILE, Experiment, default_name, naming_damage, portable, read_layer_importance
 from ..export.formats import HF, parse_formats, shard_bytes
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import TARGET_BASES
@@ -132,7 +132,8 @@ def _stopped_run(command: str, given: dict, settings: dict) -> Experiment | None
     if last not in (now, None):
         raise PruningError("resume_differs", name="command", before=last, now=now)
     for setting in map(canonical, given):
-        if setting not in (*OF_THE_FOLDER, *OF_THE_PERSON) and settings[setting] != before[setting]:
+        is_same = portable(settings, experiment.folder)[setting] == portable(before, experiment.folder)[setting]
+        if setting not in (*OF_THE_FOLDER, *OF_THE_PERSON) and not is_same:
             raise PruningError("resume_differs", name=setting, before=before[setting], now=settings[setting])
     return experiment
 
@@ -191,7 +192,8 @@ def _add_to_log(experiment: Experiment, text: str) -> None:
 
 def tell_summary(experiment: Experiment, notes: list[str]) -> None:
     """Prints the summary of a run, and keeps it in the log, the notes on its flags before it."""
-    told = summary(experiment)
+    with naming_damage(experiment.path("metrics.json")):
+        told = summary(experiment)
     print(told)
     _add_to_log(experiment, "".join(notes) + told.lstrip())
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import PruningError
-from ..experiment import Experiment, read_json, write_json
+from ..experiment import Experiment, naming_damage, read_json, write_json
 from ..export.formats import HF_DTYPES, PLAN, parse_formats, refuse, shard_bytes
 from ..export.hub import check_repository
 from ..planning.checkpoint_header import CheckpointHeader
@@ -45,8 +45,9 @@ class ExportRequest:
     @classmethod
     def read(cls, experiment: Experiment) -> "ExportRequest":
         content = read_json(experiment.path(REQUEST_FILE), FORMAT_VERSION)
-        formats = parse_formats(",".join(content["formats"])) if content["formats"] else ()
-        return cls(formats, content["max_shard_size"], content["repository"], content["private"])
+        with naming_damage(experiment.path(REQUEST_FILE)):
+            formats = parse_formats(",".join(content["formats"])) if content["formats"] else ()
+            return cls(formats, content["max_shard_size"], content["repository"], content["private"])
 
 
 def saved_model(experiment: Experiment) -> Path:

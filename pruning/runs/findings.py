@@ -13,10 +13,12 @@ goes on where it was.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from ..errors import PruningError
-from ..experiment import FINDINGS_FOLDER, Experiment, read_json, write_json
+from ..experiment import FINDINGS_FOLDER, Experiment, located, naming_damage, portable, read_json, write_json
+from ..forms import ANY, ANYTHING, FLAG, NUMBER, TEXT, optional, require
 from ..planning.allocation import default_cut_range
 from ..planning.group_table import GroupTable
 from ..planning.shape import ATTENTION, GROUP_TYPES, MLP, ModelShape
@@ -40,6 +42,13 @@ SCORED_SAMPLES = 64  # on which every method's importance is measured, for the r
 _ROOM = 0.8  # of what may go: a plan that takes all that protection leaves has no choice to make
 _JUDGED_BY = ("eval_corpus", "eval_seq_len", "text_column")
 _COMPUTED = ("dtype", "num_samples", "seq_len", "corpus", "seed")
+
+_OBJECT = {ANY: ANYTHING}
+_FORM = {
+    "request": {"experiment": TEXT, "options": _OBJECT, "basis": {"table": _OBJECT, ANY: ANYTHING}},
+    **{"text": _OBJECT, "perplexity": optional(NUMBER), "points": [_OBJECT], "whole": _OBJECT},
+    **{"seconds": NUMBER, "finished": FLAG},
+}
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,14 @@ class Finding:
 
 
 def request(experiment: Experiment, table: GroupTable, kind: str, windows: int = WINDOWS, **options) -> Request:
-    """The question as it is asked of this experiment; options that are not given have their defaults."""
+    """The question as it is asked of this experiment; options that are not given have their defaults.
+
+    Its basis names files of the experiment relative to it: what was found stays found under another name of the folder.
+    """
     known = experiment.settings
     basis = {"fingerprint": experiment.description()["fingerprint"], "table": table.source, "windows": windows}
     basis |= {name: known[name] for name in (*_JUDGED_BY, *_COMPUTED)}
-    return Request(kind, default_options(kind, table.shape, known["seed"]) | options, basis)
+    return Request(kind, default_options(kind, table.shape, known["seed"]) | options, portable(basis, experiment.folder))
 
 
 def default_options(kind: str, shape: ModelShape, seed: int = 0) -> dict:
@@ -118,9 +130,11 @@ def ask(experiment: Experiment, wanted: Request) -> None:
 
 def asked(experiment: Experiment) -> Request:
     """What `ask` wrote."""
-    content = read_json(experiment.path(WAITING_FILE), FORMAT_VERSION)
+    path = experiment.path(WAITING_FILE)
+    content = read_json(path, FORMAT_VERSION)
     content.pop("format_version")
-    return Request(**content)
+    with naming_damage(path):
+        return Request(**content)
 
 
 def is_asked(experiment: Experiment, wanted: Request) -> bool:
@@ -131,14 +145,29 @@ def is_asked(experiment: Experiment, wanted: Request) -> bool:
 def read_finding(experiment: Experiment, wanted: Request) -> Finding | None:
     """What was found for this question, as far as it got; None when it was not asked before."""
     path = experiment.path(FINDINGS_FOLDER, wanted.file)
-    if not path.exists():
-        return None
+    if path.exists():
+        return finding_in(path)
+    # Older files are named by the path of a text inside the experiment, as it was then.
+    named_otherwise = (
+        path.parent.glob(f"{wanted.experiment}-*.json")
+        if portable(wanted.basis, experiment.folder) != located(wanted.basis, experiment.folder)
+        else ()
+    )
+    for other in named_otherwise:
+        found = finding_in(other)
+        basis = portable(located(found.request.basis, experiment.folder), experiment.folder)
+        if replace(found.request, basis=basis) == wanted:
+            return replace(found, request=wanted)
+    return None
+
+
+def finding_in(path: Path) -> Finding:
+    """What a file of FINDINGS_FOLDER holds; raises PruningError for one of another make."""
     content = read_json(path, FORMAT_VERSION)
     content.pop("format_version")
-    try:
+    with naming_damage(path):
+        require(content, _FORM, "the whole")
         return Finding(**content | {"request": Request(**content["request"])})
-    except (KeyError, TypeError) as error:
-        raise PruningError("file_broken", path=path, reason=repr(error)) from error
 
 
 def write_finding(experiment: Experiment, finding: Finding) -> None:

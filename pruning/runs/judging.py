@@ -35,9 +35,7 @@ def record_perplexity(
     batch_size = 2 * settings["gradient_batch_size"]
     value = perplexity(model, text.windows, batch_size, on_progress=report.progress)
     basis = text.basis
-    if experiment.metrics().get("basis", basis) != basis:  # figures on two texts are no comparison
-        experiment.forget_perplexities()
-    experiment.update_metrics(basis=basis, perplexity={stage: {basis["dataset"]: _finite(value)}})
+    experiment.record_perplexity(stage, basis, _finite(value))
     report.say(f"    perplexity {stage}: {value:.2f} ({basis['dataset']}, seq {basis['seq_len']}, {basis['windows']} windows)")
 
 

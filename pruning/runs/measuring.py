@@ -4,13 +4,14 @@ measured again.
 Two measurements are the same when model, method, text, samples, length, seed and number format are.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..errors import PruningError
-from ..experiment import LAYERS_FILE, TABLE_FILE, Experiment, list_experiments, read_layer_importance, read_sidecar
+from ..experiment import LAYERS_FILE, TABLE_FILE, Experiment, list_experiments, read_json, read_layer_importance, read_sidecar
 from ..files import copy_whole
 from ..model.calibration import CALIBRATION, check_window, draw_samples, load_corpus
 from ..model.checkpoint import LoadedModel
@@ -96,8 +97,9 @@ class Measurement:
             return True
         for other in self._others(TABLE_FILE):
             if self._is_wanted_table(other.path(TABLE_FILE)):
-                for name in (f"{TABLE_FILE}.json", TABLE_FILE):  # the table last: it says that groups were measured
-                    copy_whole(other.path(name), self.experiment.path(name))
+                source = read_json(other.path(f"{TABLE_FILE}.json"), None)
+                self.experiment.write(self._on_own_text(source), f"{TABLE_FILE}.json")
+                copy_whole(other.path(TABLE_FILE), self.experiment.path(TABLE_FILE))  # last: it says that groups were measured
                 report.skip("gradients", f"measured the same way in {other.name}")
                 return True
         return False
@@ -145,7 +147,7 @@ class Measurement:
             return True
         for other in self._others(LAYERS_FILE):
             if layers := self.measured_layers_of(other):
-                self.experiment.write_layer_importance(layers)
+                self.experiment.write_layer_importance(replace(layers, source=self._on_own_text(layers.source)))
                 report.skip("gradients", f"layers were measured the same way in {other.name}")
                 return True
         return False
@@ -182,6 +184,12 @@ class Measurement:
             "seq_len": settings["seq_len"],
             "seed": settings["seed"],
         }
+
+    def _on_own_text(self, source: dict) -> dict:
+        """A source of another experiment, its text named as it is here; where the same text lies is no part of the numbers."""
+        calibration = source.get("calibration", {})
+        own = {"corpus": self.settings["corpus"]} if "corpus" in calibration else {}
+        return source | ({"calibration": calibration | own} if "calibration" in source else {})
 
     @property
     def _dtype(self) -> str:

@@ -29,8 +29,6 @@ from ..experiment import (
     RECOVERY_FOLDER,
     REPAIR_FILE,
     Experiment,
-    read_json,
-    write_json,
 )
 from ..model import processes
 from ..model.calibration import CALIBRATION, Corpus, check_window, draw_samples, load_corpus, windows_left_out
@@ -91,7 +89,7 @@ def repaired_weights(experiment: Experiment) -> set[str]:
     """Names, in the cut model, of the weights that the repair of the experiment changed; none where there was none."""
     if not experiment.has(REPAIR_FILE):
         return set()
-    plan, made = experiment.read_plan(), read_json(experiment.path(REPAIR_FILE), None)
+    plan, made = experiment.read_plan(), experiment.read(None, REPAIR_FILE)
     blocks = {"o_proj": "self_attn", "down_proj": "mlp"}
     names = [f"model.layers.{m['layer_idx']}.{blocks[m['matrix']]}.{m['matrix']}.weight" for m in made["matrices"]]
     return {tensor_cut(name, plan).name for name in names}
@@ -251,7 +249,7 @@ def train_cut_model(
 
 def write_course(experiment: Experiment, content: dict) -> None:
     """Writes what happened in a training that is not over."""
-    write_json(experiment.path(RECOVERY_FOLDER, RECOVERY_FILE), content)
+    experiment.write(content, RECOVERY_FOLDER, RECOVERY_FILE)
 
 
 def training_in_short(settings: dict, data: TrainingData, result: Recovered) -> dict:
@@ -403,17 +401,17 @@ class _Diary:
 
 def earlier_training(experiment: Experiment) -> dict | None:
     """What is known of a training that did not come to its end; None where there is none."""
-    return _readable(experiment.path(RECOVERY_FOLDER, RECOVERY_FILE))
+    return _readable(experiment, RECOVERY_FOLDER, RECOVERY_FILE)
 
 
 def is_trained(experiment: Experiment, settings: dict) -> bool:
     """Whether the training that these settings ask for came to its end, and its model is kept."""
-    done = _readable(experiment.path(RECOVERY_FILE)) if experiment.is_recovered else None
+    done = _readable(experiment, RECOVERY_FILE) if experiment.is_recovered else None
     return done is not None and done.get("settings") == {name: settings[name] for name in OF_TRAINING}
 
 
-def _readable(path: Path) -> dict | None:
+def _readable(experiment: Experiment, *parts: str) -> dict | None:
     try:
-        return read_json(path, FORMAT_VERSION)
+        return experiment.read(FORMAT_VERSION, *parts)
     except PruningError:
         return None

@@ -156,7 +156,7 @@ def _repair_cut_model(
         report.say("    the repair that was made before is undone first")
         undo_repair(source.model, loaded.model, experiment.read_plan())
     content = repair_and_judge(draft, report, settings, source, loaded.model, experiment.read_plan(), text)
-    write_json(draft.path(REPAIR_FILE), content)
+    draft.write(content, REPAIR_FILE)
     save_and_check(draft, report, loaded, loaded.model, settings, changed=repaired_weights(draft))
     draft.keep_cut_model()
 
@@ -181,7 +181,7 @@ def measure_cost(experiment: Experiment, report: RunReport, settings: dict, perm
     with report.step("recovery", detail="a short measurement of what it takes"):
         cost = cost_of_recovery(experiment, asked, permissions)
         measured_with = {name: asked[name] for name in OF_A_MEASUREMENT}
-        write_json(experiment.path(COST_FILE), {"format_version": COST_VERSION, "settings": measured_with} | cost)
+        experiment.write({"format_version": COST_VERSION, "settings": measured_with} | cost, COST_FILE)
         if cost["repair_seconds"] is not None:
             report.say(f"    the repair about {cost['repair_seconds']:.0f} s")
         if asked["finetune"]:
@@ -283,7 +283,7 @@ def train_and_save(
         record_perplexity(draft, report, "recovered", result.model, text, settings)
     _write_sample(draft, "recovered", result.model, loaded, settings)
     draft.update_metrics(recovery=training_in_short(settings, data, result))
-    write_json(draft.path(RECOVERY_FILE), course)
+    draft.write(course, RECOVERY_FILE)
     if result.was_cancelled and _is_no_better(draft, experiment):
         report.say("    the model that was recovered before is as good or better, so it stays")
         write_course(experiment, course | {"state": STOPPED})

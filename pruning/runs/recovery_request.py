@@ -7,8 +7,10 @@ Not in description.txt: its settings are those of the last run that began, by wh
 torch.
 """
 
+import contextlib
+
 from ..errors import PruningError
-from ..experiment import COST_FILE, REPAIR_FILE, Experiment, read_json, write_json
+from ..experiment import COST_FILE, REPAIR_FILE, Experiment, checked_settings, naming_damage
 from ..settings import SETTINGS
 
 COST_VERSION = REQUEST_VERSION = 1
@@ -37,20 +39,20 @@ def needs_repair(experiment: Experiment, settings: dict) -> bool:
     """Whether these settings ask for a repair that was not made: none was, or one of other settings."""
     if not settings["reconstruct"] or not experiment.has(REPAIR_FILE):
         return settings["reconstruct"]
-    made = read_json(experiment.path(REPAIR_FILE), None).get("asked")
+    made = experiment.read(None, REPAIR_FILE).get("asked")
     return made is not None and made != repair_asked_for(settings) and not settings["resume"]
 
 
 def ask_to_recover(experiment: Experiment, settings: dict) -> None:
     """Asks the job `recover` for a repair and a training by these settings."""
-    write_json(experiment.path(REQUEST_FILE), {"format_version": REQUEST_VERSION, "settings": settings})
+    experiment.write({"format_version": REQUEST_VERSION, "settings": settings}, REQUEST_FILE)
 
 
 def recovery_asked_for(experiment: Experiment) -> dict:
     """The settings of a recovery that has not begun; none where none waits. Raises PruningError for a broken file."""
     if not experiment.has(REQUEST_FILE):
         return {}
-    return read_json(experiment.path(REQUEST_FILE), REQUEST_VERSION)["settings"]
+    return _settings_in(experiment, REQUEST_FILE, REQUEST_VERSION)
 
 
 def forget_request(experiment: Experiment) -> None:
@@ -60,18 +62,22 @@ def forget_request(experiment: Experiment) -> None:
 def ask_for_cost(experiment: Experiment, settings: dict) -> None:
     """Asks the job `cost` for what these settings would take; what was measured before stays until that is measured."""
     asked = {name: settings[name] for name in OF_A_MEASUREMENT}
-    try:
-        measured = _read_cost(experiment)
-    except PruningError:  # damaged, and about to be made anew
-        measured = {}
-    write_json(experiment.path(COST_FILE), measured | {"format_version": COST_VERSION, "asked": asked})
+    measured = {}
+    if experiment.has(COST_FILE):
+        with contextlib.suppress(PruningError):  # one that is damaged is about to be made anew
+            measured = experiment.read(COST_VERSION, COST_FILE)
+    experiment.write(measured | {"format_version": COST_VERSION, "asked": asked}, COST_FILE)
 
 
 def cost_asked_for(experiment: Experiment) -> dict:
     """The settings that a measurement was asked for by; none where it was not. Raises PruningError for a broken file."""
-    content = _read_cost(experiment)
-    return content.get("asked", content.get("settings", {}))
+    if not experiment.has(COST_FILE):
+        return {}
+    return _settings_in(experiment, COST_FILE, COST_VERSION)
 
 
-def _read_cost(experiment: Experiment) -> dict:
-    return read_json(experiment.path(COST_FILE), COST_VERSION) if experiment.has(COST_FILE) else {}
+def _settings_in(experiment: Experiment, name: str, version: int) -> dict:
+    """What is asked for by a file; where nothing waits, what was asked for last."""
+    content, path = experiment.read(version, name), experiment.path(name)
+    with naming_damage(path):
+        return checked_settings(content.get("asked") or content["settings"], path)

@@ -166,7 +166,7 @@ def as_pruning_error(error: BaseException, step: str | None) -> PruningError:
 def _logger(path, console: bool) -> logging.Logger:
     logger = logging.Logger(str(path), level=logging.DEBUG)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # an experiment that was deleted meanwhile does not come back as a log
         file = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise PruningError("disk_write", path=path, reason=error.strerror) from error

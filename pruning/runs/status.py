@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import PruningError
-from ..experiment import JOB_FILE, QUEUED, RUNNING, Experiment, naming_damage, read_json, write_json
+from ..experiment import DONE, JOB_FILE, QUEUED, RUNNING, Experiment, naming_damage, portable, read_json, write_json
 from ..files import locked, write_whole
+from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from ..process import is_alive, this_process
 
 FORMAT_VERSION = 1
 CANCEL_FILE = "cancel"
 FAILED, CANCELLED = "failed", "cancelled"
+STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 ACTIVE = (QUEUED, RUNNING)
 BASELINE, MEASURE = "baseline", "measure"  # kinds of jobs that cut nothing
 
@@ -37,6 +39,16 @@ STEPS = {
 }
 # What is said to have gone wrong in a step.
 DOING = {step: f"working on: {name}" for step, name in STEPS.items()}
+
+
+_FORM = {
+    **{name: TEXT for name in ("kind", "state", "unit")},
+    **{name: optional(TEXT) for name in ("step", "log")},
+    **{name: NUMBER for name in ("done", "total", "step_started", "started", "updated")},
+    "done_before?": NUMBER,
+    "process": optional([NUMBER]),
+    "error": optional({"code": TEXT, "values": {ANY: ANYTHING}, "message": TEXT}),
+}
 
 
 def step_number(step: str) -> int:
@@ -100,6 +112,9 @@ def last_written(experiment: Experiment) -> JobStatus | None:
     content = read_json(experiment.path(JOB_FILE), FORMAT_VERSION)
     content.pop("format_version")
     with naming_damage(experiment.path(JOB_FILE)):
+        require(content, _FORM, "the whole")
+        if content["state"] not in STATES or content["step"] not in (None, *STEPS):
+            raise ValueError(f"no job is {content['state']!r} at {content['step']!r}")
         process = content["process"]
         return JobStatus(**content | {"process": (int(process[0]), float(process[1])) if process else None})
 
@@ -122,7 +137,7 @@ def create_experiment(
     def prepare(new: Experiment) -> None:
         for file, text in (files or {}).items():
             write_whole(new.path(file), text)
-        new.write_settings(settings)
+        new.write_settings(portable(settings, Path(root) / name))  # it has that name soon
         write_status(new, _waiting(kind))
 
     return Experiment.create(root, name, overwrite, prepare)

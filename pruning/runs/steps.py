@@ -276,7 +276,7 @@ def _cut_and_judge(
         if settings["reconstruct"]:
             judged_on = text if settings["test_after_prune"] else None
             repaired = repair_and_judge(experiment, report, settings, loaded, pruned, plan, judged_on)
-            write_json(experiment.path(REPAIR_FILE), repaired)
+            experiment.write(repaired, REPAIR_FILE)
         elif not settings["finetune"]:
             report.skip("recovery")
         save_plan_picture(plan, experiment.path(PICTURE_FILE))

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from ..experiment import Experiment, read_json, write_json
+from ..experiment import Experiment, naming_damage
+from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from ..planning.plan import PruningPlan
 from ..settings import plan_settings
 
@@ -21,6 +22,12 @@ WHOLE = "whole"  # stands for the digest of the model as it is
 SPLITS = tuple(f"{attention}:{10 - attention}" for attention in range(11))
 RATIOS = tuple(percent / 100 for percent in range(5, 55, 5))
 _SWEPT_RATES = {"layer_min_pruning_rate": 0.0, "layer_max_pruning_rate": 0.9}  # bounds would bend the curve
+
+_OBJECT = {ANY: ANYTHING}
+_FORM = {
+    **{"digest": TEXT, "settings": _OBJECT, "judged_by": _OBJECT, "perplexity?": optional(NUMBER), "basis?": _OBJECT},
+    **{"actual_ratio?": NUMBER, "parameters?": NUMBER, "reason?": optional(TEXT), "seconds?": NUMBER, "tried?": NUMBER},
+}
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,14 @@ def read_trials(experiment: Experiment) -> list[Trial]:
     """All trials of an experiment, oldest first."""
     if not experiment.has(TRIALS_FILE):
         return []
-    return [Trial(**entry) for entry in read_json(experiment.path(TRIALS_FILE), FORMAT_VERSION)["trials"]]
+    content = experiment.read(FORMAT_VERSION, TRIALS_FILE)
+    with naming_damage(experiment.path(TRIALS_FILE)):
+        require(content, {"trials": [_FORM], "format_version": NUMBER}, "the whole")
+        return [Trial(**entry) for entry in content["trials"]]
 
 
 def write_trials(experiment: Experiment, trials: list[Trial]) -> None:
-    write_json(experiment.path(TRIALS_FILE), {"format_version": FORMAT_VERSION, "trials": [asdict(t) for t in trials]})
+    experiment.write({"format_version": FORMAT_VERSION, "trials": [asdict(t) for t in trials]}, TRIALS_FILE)
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,14 @@ class Waiting:
 def ask_for(experiment: Experiment, waiting: Iterable[Waiting], judged_by: dict) -> None:
     """Writes which plans the next job of kind `try` shall try, and on which text."""
     content = {"format_version": FORMAT_VERSION, "judged_by": judged_by, "plans": [asdict(w) for w in waiting]}
-    write_json(experiment.path(WAITING_FILE), content)
+    experiment.write(content, WAITING_FILE)
 
 
 def asked_for(experiment: Experiment) -> tuple[list[Waiting], dict]:
     """What `ask_for` wrote: plans, settings of the text."""
-    content = read_json(experiment.path(WAITING_FILE), FORMAT_VERSION)
-    return [Waiting(**entry) for entry in content["plans"]], content["judged_by"]
+    content = experiment.read(FORMAT_VERSION, WAITING_FILE)
+    with naming_damage(experiment.path(WAITING_FILE)):
+        return [Waiting(**entry) for entry in content["plans"]], content["judged_by"]
 
 
 def forget_asked(experiment: Experiment) -> None:

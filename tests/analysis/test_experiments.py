@@ -128,10 +128,9 @@ def test_a_damaged_experiment_has_a_sentence_and_the_others_their_rows(tmp_path,
     assert found.rows.set_index("name").loc["hurt", "state"] == "damaged"
     assert found.rows.set_index("name").loc["whole", "perplexity"] == 31
     assert main(["list", f"--output_root={tmp_path}"]) == 0
-    assert [line.split()[:2] for line in sorted(capsys.readouterr().out.splitlines()[1:])] == [
-        ["hurt", "damaged"],
-        ["whole", "empty"],
-    ]
+    rows, sentences = capsys.readouterr().out.split("\n\n")
+    assert sorted(line.split()[:2] for line in rows.splitlines()[1:]) == [["hurt", "damaged"], ["whole", "empty"]]
+    assert sentences.startswith("hurt: ") and file in sentences
 
 
 def test_sizes_of_a_damaged_experiment_are_a_sentence_and_the_others_have_theirs(tmp_path):

@@ -62,7 +62,7 @@ def test_every_format_is_explained_with_its_code(page, tmp_path):
     at = page(experiment, "hf")
     for name in FORMATS:
         at.selectbox(key="export_format").set_value(name).run()
-        assert not at.exception and not at.error and not at.warning
+        assert not at.exception and not at.main.error and not at.warning
         assert at.code and any("needed on disk" in caption.value for caption in at.caption)
 
 

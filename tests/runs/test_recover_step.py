@@ -234,7 +234,7 @@ def test_a_second_recovery_takes_the_place_of_the_first_with_all_that_tells_of_i
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("at", range(2))
 def test_killed_while_the_new_result_is_put_in_place_the_next_job_comes_to_the_end_of_it(trained, monkeypatch, at):
     put, done = experiment_files._put, []
 

@@ -1,0 +1,170 @@
+"""Whether the files of an experiment can be read, all of them: what is wrong with the first that cannot.
+
+    experiment  ->  fault_of  ->  None, or the sentence that names the file
+
+Pages read what they show and trust that it has its form; where one stumbles over a damaged experiment, this says what is
+damaged. A file that was looked at is not read again before it changes. Imports no torch.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis import diff, recovery, recovery_cost
+from analysis.experiments import protection_of
+
+from ..errors import PruningError
+from ..experiment import (
+    CARD_FILE,
+    COST_FILE,
+    FINDINGS_FOLDER,
+    LAYERS_FILE,
+    PLAN_FILE,
+    PLANS_FOLDER,
+    RECOVERY_FILE,
+    RECOVERY_FOLDER,
+    REPAIR_FILE,
+    RESULT_FILE,
+    SAMPLES_FILE,
+    TABLE_FILE,
+    Experiment,
+    naming_damage,
+)
+from ..planning.checkpoint_header import CheckpointHeader
+from . import export_request, findings, recovery_request, status, trials
+
+_TABLE_TAIL = 4096  # bytes; its last row tells whether it is whole
+
+
+def fault_of(experiment: Experiment) -> PruningError | None:
+    """What is wrong with the first file that cannot be read as what it is; None when all can."""
+    for number, (patterns, _) in enumerate(_CHECKS):
+        seen = tuple(_stamp(path) for pattern in patterns for path in _files(experiment.folder, pattern))
+        is_there = any(_files(experiment.folder, patterns[0]))
+        # A description that is missing is a fault; any other file may be.
+        if (is_there or number == 0) and (fault := _fault(number, experiment.folder, seen)) is not None:
+            return fault
+    return None
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    found = sorted(folder.glob(pattern)) if "*" in pattern else [folder / pattern]
+    return [path for path in found if os.path.lexists(path)]
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), found.st_mtime_ns, found.st_size
+
+
+@functools.lru_cache(maxsize=16_384)
+def _fault(number: int, folder: Path, seen: tuple) -> PruningError | None:
+    patterns, check = _CHECKS[number]
+    try:
+        with naming_damage(Path(seen[0][0]) if seen else folder / patterns[0]):
+            check(Experiment(folder))
+    except PruningError as error:
+        return error
+    return None
+
+
+# one check for each kind of file --------------------------------------------------------------------------------------
+
+
+def _description(experiment: Experiment) -> None:
+    path = experiment.path("description.txt")
+    settings = experiment.settings
+    if "model" not in experiment.description() and not experiment.is_measured:
+        return
+    shape = experiment.shape()
+    try:
+        protection_of(experiment, shape, settings)
+    except PruningError as error:
+        if error.values.get("path") is not None:  # of another file
+            raise
+        raise PruningError("file_broken", path=path, reason=error) from error
+
+
+def _metrics(experiment: Experiment) -> None:
+    metrics = experiment.metrics()
+    if metrics.get("perplexity") and "basis" not in metrics:
+        raise ValueError("it does not say what its perplexities refer to")
+
+
+def _figures_of_the_cut(experiment: Experiment) -> None:
+    with naming_damage(experiment.path("metrics.json")):
+        if not {"parameters", "ratio", "size_bytes"} <= experiment.metrics().keys():
+            raise ValueError("it does not have the figures of the cut")
+
+
+def _table(experiment: Experiment) -> None:
+    """Of a table that may have a million rows the head, the end and the sidecar."""
+    experiment.check_table()
+    path = experiment.path(TABLE_FILE)
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TABLE_TAIL))
+        end = file.read()
+    last = end.splitlines()[-1].split(b",")
+    if len(last) < 6 or not end.endswith(b"\n"):
+        raise ValueError("its last row is cut short")
+
+
+def _result(experiment: Experiment) -> None:
+    matrices, path = diff.read_matrices(experiment), experiment.path(RESULT_FILE)
+    if experiment.is_planned:
+        with naming_damage(path):
+            plan = experiment.read_plan()
+            diff.layer_table(plan, matrices)
+            diff.checks(plan, matrices)
+
+
+def _repair(experiment: Experiment) -> None:
+    recovery.repaired_matrices(experiment)
+    recovery.repaired_on(experiment)
+
+
+def _model(experiment: Experiment) -> None:
+    if experiment.has("model", CARD_FILE):
+        CheckpointHeader.read(experiment.model_folder)
+        with naming_damage(experiment.path("model", CARD_FILE)):
+            experiment.path("model", CARD_FILE).read_text(encoding="utf-8")
+
+
+def _finding(experiment: Experiment) -> None:
+    for path in sorted(experiment.path(FINDINGS_FOLDER).glob("*.json")):
+        findings.finding_in(path)
+
+
+def _named_plans(experiment: Experiment) -> None:
+    for name in experiment.named_plans():
+        experiment.read_named_plan(name)
+
+
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment], object]], ...] = (
+    # What the check is for comes first; what else it reads, after it.
+    (("description.txt", TABLE_FILE, LAYERS_FILE), _description),
+    ((status.JOB_FILE,), status.read_status),
+    (("metrics.json",), _metrics),
+    ((RESULT_FILE, "metrics.json"), _figures_of_the_cut),
+    ((TABLE_FILE, f"{TABLE_FILE}.json", "description.txt"), _table),
+    ((LAYERS_FILE, "description.txt"), Experiment.read_layer_importance),
+    ((PLAN_FILE, "description.txt"), Experiment.read_plan),
+    ((f"{PLANS_FOLDER}/*.json", "description.txt"), _named_plans),
+    ((RESULT_FILE, PLAN_FILE), _result),
+    ((SAMPLES_FILE,), Experiment.samples),
+    ((REPAIR_FILE,), _repair),
+    ((RECOVERY_FILE, REPAIR_FILE), recovery.read_course),
+    ((f"{RECOVERY_FOLDER}/{RECOVERY_FILE}", REPAIR_FILE), recovery.read_unfinished),
+    ((recovery_request.REQUEST_FILE,), recovery_request.recovery_asked_for),
+    ((COST_FILE,), recovery_cost.read_measured),
+    ((trials.TRIALS_FILE,), trials.read_trials),
+    ((f"{FINDINGS_FOLDER}/*.json",), _finding),
+    ((findings.WAITING_FILE,), findings.asked),
+    ((export_request.REQUEST_FILE,), export_request.ExportRequest.read),
+    (("model/config.json", f"model/{CARD_FILE}", "model/*.safetensors"), _model),
+)
