@@ -28,5 +28,6 @@ if export_form.is_possible(experiment, name, header):
 export_form.push(experiment, disabled=active)
 st.markdown(t("export.folder", folder=experiment.model_folder.resolve()))
 with st.expander(t("export.card")):
-    st.markdown(experiment.path("model", "README.md").read_text(encoding="utf-8").partition("\n---\n")[2])
+    # As it is, not drawn: a card is a stranger's text where the experiment is, and its pictures would be fetched.
+    st.code(experiment.path("model", "README.md").read_text(encoding="utf-8"), language="markdown", wrap_lines=True)
 explanation("export")

@@ -5,13 +5,13 @@ import streamlit as st
 from pruning.errors import PruningError
 from ui import calibration_form, importance_basis, importance_comparison, importance_results, job_panel, sections, workspace
 from ui.page_frame import fragment, heading
-from ui.translation import error_text, plain, t
+from ui.translation import error_text, t
 from ui.workspace import Measured
 
 SECTIONS = ("layers", "groups", "distribution", "methods")
 
 heading("importance")
-st.caption(t("importance.model", model=plain(workspace.chosen_model())))
+st.caption(t("importance.model", model=workspace.chosen_model()))
 
 experiment = workspace.current_experiment()
 form = st.container()
@@ -59,7 +59,7 @@ if basis is None:
 else:
     st.caption(basis)
 if (other := importance_basis.taken_from(found.experiment)) is not None:
-    st.caption(t("importance.taken_over", experiment=plain(other)))
+    st.caption(t("importance.taken_over", experiment=other))
 results(found)
 importance_results.meaning(found)
 st.page_link(workspace.PAGES_FOLDER / "plan.py", label=t("importance.next"), icon=":material/arrow_forward:")

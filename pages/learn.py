@@ -15,7 +15,7 @@ from ui import (
 )
 from ui.learn_frame import lesson
 from ui.page_frame import explanation, heading
-from ui.translation import plain, t
+from ui.translation import t
 
 CHAPTERS = {
     "matrix": learn_matrix.show,
@@ -33,6 +33,6 @@ active = job_panel.show(experiment, ("learn", "measure")) if experiment else Fal
 about = lesson(active)
 if about is not None:
     st.subheader(t(f"learn.{chapter}.title"))
-    st.caption(t("learn.model", model=plain(about.name)))
+    st.caption(t("learn.model", model=about.name))
     CHAPTERS[chapter](about)
 explanation("learn")

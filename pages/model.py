@@ -7,7 +7,7 @@ from pruning.errors import PruningError
 from pruning.model.model_source import DEMO
 from ui import method_picker, workspace
 from ui.page_frame import chart, explanation, heading
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 
 heading("model")
 
@@ -71,7 +71,7 @@ if found.keeps_head:
 
 left, right = st.columns([3, 2])
 with left:
-    chart(charts.parameter_shares(shape, t), "parameter_shares", t("model.shares.alt"))
+    chart(charts.parameter_shares(shape, words), "parameter_shares", t("model.shares.alt"))
 with right:
     components = size.component_table(shape)
     components["component"] = [t(f"chart.kind.{name}") for name in components["component"]]

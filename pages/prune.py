@@ -6,7 +6,7 @@ from analysis import charts, diff
 from pruning.errors import PruningError
 from ui import cut_form, job_panel, matrix_view, repair_view, workspace, written_texts
 from ui.page_frame import chart, explanation, first_do, heading, measured_or_stop
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 
 heading("prune")
 found = measured_or_stop()
@@ -34,13 +34,13 @@ st.subheader(t("prune.result", experiment=experiment.name))
 matrix_view.totals(metrics)
 
 layers = diff.layer_table(plan, matrices)
-chart(charts.sparsity_bars(layers, plan, t), "sparsity", t("prune.sparsity.alt"))
+chart(charts.sparsity_bars(layers, plan, words), "sparsity", t("prune.sparsity.alt"))
 left, right = st.columns([3, 2])
 with left:
-    chart(charts.groups_cut(plan, t), "groups_cut", t("prune.groups.alt"))
+    chart(charts.groups_cut(plan, words), "groups_cut", t("prune.groups.alt"))
 with right:
     if metrics.get("perplexity"):
-        chart(charts.perplexity_bars(metrics, t), "perplexity", t("prune.perplexity.alt"))
+        chart(charts.perplexity_bars(metrics, words), "perplexity", t("prune.perplexity.alt"))
         st.caption(t("prune.perplexity.basis", **metrics["basis"]))
 
 if samples:

@@ -6,7 +6,7 @@ import streamlit as st
 from analysis import charts
 from ui import workspace
 from ui.page_frame import chart
-from ui.translation import t
+from ui.translation import t, words
 
 _FILTER_KEY = "compare_filter"
 
@@ -25,7 +25,7 @@ def show(rows: pd.DataFrame, shown: pd.DataFrame) -> None:
         st.info(t("compare.nothing_cut"), icon=":material/info:")
         return
     current = workspace.current_experiment()
-    figure = charts.pareto(shown, t, current.name if current else None)
+    figure = charts.pareto(shown, words, current.name if current else None)
     chart(figure, "pareto", t("compare.pareto.alt"), on_click=_open)
     st.caption(t("compare.pareto.click"))
 
@@ -33,7 +33,7 @@ def show(rows: pd.DataFrame, shown: pd.DataFrame) -> None:
         if "filter" in event:
             st.session_state[_FILTER_KEY] = {"revision": charts.parallel_revision(rows), "ranges": event["filter"]}
 
-    chart(charts.parallel(rows, t), "parallel", t("compare.parallel.alt"), on_click=keep_filter)
+    chart(charts.parallel(rows, words), "parallel", t("compare.parallel.alt"), on_click=keep_filter)
     st.caption(t("compare.parallel.drag"))
 
 

@@ -8,7 +8,7 @@ from pruning.errors import PruningError
 from pruning.experiment import SAMPLES_FILE, Experiment
 from ui import workspace, written_texts
 from ui.page_frame import chart
-from ui.translation import error_text, t
+from ui.translation import error_text, plain, t, words
 
 _TEXT_HEIGHT = 260
 
@@ -71,14 +71,14 @@ def _sizes(first: Experiment, second: Experiment) -> None:
         st.success(t("plans.same"), icon=":material/check:")
         return
     if same_model:
-        chart(charts.plan_difference(*plans, (first.name, second.name), t), "pair_difference", t("plans.difference.alt"))
+        chart(charts.plan_difference(*plans, (first.name, second.name), words), "pair_difference", t("plans.difference.alt"))
     else:
         st.caption(t("compare.pair.other_model"))
     with st.expander(t("compare.pair.kept"), expanded=not same_model):
         number = st.column_config.NumberColumn
         names = {"first": first.name, "second": second.name}
         columns = {
-            f"{kind}_{side}": number(t(f"compare.pair.kept.{kind}", name=name), format="localized")
+            f"{kind}_{side}": number(words(f"compare.pair.kept.{kind}", name=name), format="localized")
             for kind in ("attention", "mlp")
             for side, name in names.items()
         }
@@ -94,7 +94,7 @@ def _texts(first: Experiment, second: Experiment) -> None:
     st.markdown(f"**{t('compare.pair.texts')}**")
     for side, experiment in zip(st.columns(2), (first, second), strict=True):
         with side:
-            st.caption(experiment.name)
+            st.caption(plain(experiment.name))
             if not experiment.has(SAMPLES_FILE):
                 st.caption(t("compare.pair.no_text"))
                 continue

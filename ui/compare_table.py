@@ -14,7 +14,7 @@ from pruning.settings import STRATEGIES
 from ui import workspace
 from ui.csv_download import csv_button
 from ui.page_frame import fragment
-from ui.translation import error_text, plain, t, t_of_now
+from ui.translation import error_text, plain, t, words, words_of_now
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 _ERROR_KEY = "compare_error"
@@ -52,7 +52,7 @@ def _look(seen: tuple) -> None:
 def warnings(found: ExperimentTable) -> None:
     """Damaged experiments, and perplexities that cannot be compared."""
     for name, error in found.faults.items():
-        st.warning(t("compare.damaged", name=plain(name), reason=error_text(error)), icon=":material/broken_image:")
+        st.warning(t("compare.damaged", name=name, reason=error_text(error)), icon=":material/broken_image:")
     measured = bases(found.rows)
     if len(measured) > 1:
         lines = [_basis_line(basis, names) for basis, names in measured.items()]
@@ -62,11 +62,11 @@ def warnings(found: ExperimentTable) -> None:
 def _basis_line(basis: tuple, names: list[str]) -> str:
     known = {key: value for key, value in zip(BASIS, basis, strict=True) if value == value and value is not None}
     if len(known) < len(BASIS):
-        words = t("compare.basis.unknown")
+        said = t("compare.basis.unknown")
     else:
-        dataset, digest = plain(known["dataset"]), known["corpus_sha256"][:8]
-        words = t("compare.basis", dataset=dataset, windows=known["windows"], seq_len=known["seq_len"], digest=digest)
-    return f"- {words}: {', '.join(names)}"
+        shown = {name: known[name] for name in ("dataset", "windows", "seq_len")}
+        said = t("compare.basis", **shown, digest=known["corpus_sha256"][:8])
+    return f"- {said}: {plain(', '.join(names))}"
 
 
 def show(found: ExperimentTable) -> None:
@@ -75,8 +75,8 @@ def show(found: ExperimentTable) -> None:
     is_open = found.rows["name"] == (current.name if current else None)
     rows = found.rows.assign(open=is_open.map({True: _OPEN, False: ""}))
     rows["mib"] = rows["bytes"] / _MIB
-    rows["state"] = [t(f"compare.state.{state}") for state in rows["state"]]
-    rows["strategy"] = [t(f"plan.strategy.{name}") if name in STRATEGIES else name for name in rows["strategy"]]
+    rows["state"] = [words(f"compare.state.{state}") for state in rows["state"]]
+    rows["strategy"] = [words(f"plan.strategy.{name}") if name in STRATEGIES else name for name in rows["strategy"]]
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     spare = [column for column in _SPARE if rows[column].isna().all()]
     st.dataframe(
@@ -120,7 +120,7 @@ def actions(found: ExperimentTable) -> None:
         st.info(t("compare.none_open"), icon=":material/info:")
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="open_experiment"):
-        st.markdown(f"**{experiment.name}**")
+        st.markdown(f"**{plain(experiment.name)}**")
         if experiment.is_measured:
             st.page_link(workspace.PAGES_FOLDER / "plan.py", label=t("compare.plan"), icon=":material/tune:")
         report_button(experiment, disabled=experiment.name in found.faults)
@@ -136,7 +136,7 @@ def report_button(experiment: Experiment, disabled: bool = False) -> None:
     """Downloads the experiment as one HTML page, which is made when the button is pressed."""
     st.download_button(
         t("compare.report"),
-        data=partial(report.html_page, experiment, t_of_now()),
+        data=partial(report.html_page, experiment, words_of_now()),
         file_name=f"{experiment.name}-report.html",
         mime="text/html",
         icon=":material/lab_profile:",

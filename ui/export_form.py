@@ -17,7 +17,7 @@ from pruning.runs.jobs import queue
 from pruning.runs.permissions import Permissions
 from pruning.runs.status import refuse_if_busy
 from ui import downloads, workspace
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 
 _ERROR_KEY, _LINKS_KEY, _FORMAT_KEY = "export_error", "download_links", "export_format"
 _LINK = (
@@ -110,7 +110,7 @@ def download(experiment: Experiment, name: str, checks: dict) -> None:
         return
     links = st.session_state.setdefault(_LINKS_KEY, {})
     links[path] = downloads.address(path, path.name, known=links.get(path))
-    label = t("export.download", name=path.name, size=size.readable(path.stat().st_size))
+    label = words("export.download", name=path.name, size=size.readable(path.stat().st_size))
     href = escape(links[path], quote=True)
     st.html(_LINK.format(href=href, name=href.rpartition("/")[2], label=escape(label)))
 

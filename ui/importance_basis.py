@@ -8,7 +8,7 @@ from pruning.experiment import Experiment
 from pruning.planning.group_table import GroupTable
 from pruning.planning.layer_importance import LayerImportance
 from pruning.runs.status import last_written
-from ui.translation import plain, t
+from ui.translation import t
 
 _SAMPLED = ("num_samples", "seq_len", "corpus", "seed")
 _TAKEN_OVER = re.compile(r"measured the same way in ([\w.\-]+)")
@@ -37,8 +37,8 @@ def of_groups(table: GroupTable) -> str | None:
 def of_layers(layers: LayerImportance) -> str:
     calibration = layers.source.get("calibration", {})
     if not all(name in calibration for name in _SAMPLED):
-        return t("importance.basis.layers_unknown", method=plain(layers.method))
-    return t("importance.basis.of_layers", method=plain(layers.method), **_sampled(calibration))
+        return t("importance.basis.layers_unknown", method=layers.method)
+    return t("importance.basis.of_layers", method=layers.method, **_sampled(calibration))
 
 
 def measured_layers(table: GroupTable) -> list[int]:
@@ -56,4 +56,4 @@ def taken_from(experiment: Experiment) -> str | None:
 
 
 def _sampled(calibration: dict) -> dict:
-    return {name: plain(str(calibration[name])) for name in _SAMPLED}
+    return {name: calibration[name] for name in _SAMPLED}

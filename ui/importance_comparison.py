@@ -16,7 +16,7 @@ from ui import calibration_form, plan_form, workspace
 from ui.csv_download import csv_button
 from ui.page_frame import chart
 from ui.plan_values import HIGHEST_RATIO, LOWEST_RATIO, default_values, settings_of, values_of
-from ui.translation import error_text, plain, t
+from ui.translation import Markdown, error_text, t, words
 from ui.workspace import Measured
 
 
@@ -64,7 +64,7 @@ def _compare(found: Measured, other: Experiment) -> None:
     if problem:
         st.error(problem, icon=":material/error:")
     _strip(comparison, shared)
-    chart(charts.rank_scatter(comparison, t, shared), "ranks", t("importance.methods.alt"))
+    chart(charts.rank_scatter(comparison, words, shared), "ranks", t("importance.methods.alt"))
     st.caption(
         t(
             "importance.methods.basis",
@@ -130,7 +130,7 @@ def _overlap_table(comparison: MethodComparison, shared: Overlap, file_name: str
     )
     counts = {"both": shared.both, "first_only": shared.first_only, "second_only": shared.second_only}
     rows = [
-        {"type": t(f"chart.kind.{kind}"), "spearman": comparison.spearman[kind]}
+        {"type": words(f"chart.kind.{kind}"), "spearman": comparison.spearman[kind]}
         | {name: int(count[:, column].sum()) for name, count in counts.items()}
         | {"share": shared.share_of(kind)}
         for column, kind in enumerate(GROUP_TYPES)
@@ -143,8 +143,8 @@ def _overlap_table(comparison: MethodComparison, shared: Overlap, file_name: str
             "type": st.column_config.TextColumn(t("table.type")),
             "spearman": st.column_config.NumberColumn(t("importance.methods.spearman"), format="%.3f"),
             "both": st.column_config.NumberColumn(t("importance.methods.both"), format="localized"),
-            "first_only": st.column_config.NumberColumn(t("importance.methods.only", method=first), format="localized"),
-            "second_only": st.column_config.NumberColumn(t("importance.methods.only", method=second), format="localized"),
+            "first_only": st.column_config.NumberColumn(words("importance.methods.only", method=first), format="localized"),
+            "second_only": st.column_config.NumberColumn(words("importance.methods.only", method=second), format="localized"),
             "share": st.column_config.NumberColumn(t("importance.methods.overlap"), format="percent"),
         },
         alt=t("importance.methods.alt"),
@@ -153,8 +153,8 @@ def _overlap_table(comparison: MethodComparison, shared: Overlap, file_name: str
     csv_button(t("importance.download"), lambda: frame.to_csv(index=False), file_name, key="overlap_download")
 
 
-def _named(name: str, comparison: MethodComparison, index: int) -> str:
-    return t("importance.methods.one", experiment=plain(name), method=plain(comparison.methods[index]))
+def _named(name: str, comparison: MethodComparison, index: int) -> Markdown:
+    return t("importance.methods.one", experiment=name, method=comparison.methods[index])
 
 
 def _stamp(experiment: Experiment) -> tuple[str, int]:

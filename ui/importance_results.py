@@ -12,7 +12,7 @@ from pruning.planning.shape import GROUP_TYPES
 from ui import importance_basis, method_picker
 from ui.csv_download import csv_button
 from ui.page_frame import chart, explanation
-from ui.translation import t
+from ui.translation import t, words
 from ui.workspace import Measured
 
 _LAYER_KEY = "importance_layer"
@@ -30,10 +30,12 @@ def layers(found: Measured) -> None:
         times = found.layers.top_over_median
         if not log and times > _SKEWED:
             st.caption(t("importance.skewed", layer=int(found.layers.importance.argmax()), times=times))
-        chart(charts.layer_importance_bars(found.layers, t, log, protection), "whole_layers", t("importance.whole_layers.alt"))
+        chart(
+            charts.layer_importance_bars(found.layers, words, log, protection), "whole_layers", t("importance.whole_layers.alt")
+        )
         _layer_table(found.layers, f"{found.experiment.name}-layers.csv")
-    chart(charts.group_importance_bars(found.table, t, log, protection), "layer_importance", t("importance.layers.alt"))
-    chart(charts.importance_balance(found.table, t), "importance_balance", t("importance.balance.alt"))
+    chart(charts.group_importance_bars(found.table, words, log, protection), "layer_importance", t("importance.layers.alt"))
+    chart(charts.importance_balance(found.table, words), "importance_balance", t("importance.balance.alt"))
 
 
 def groups(found: Measured) -> None:
@@ -47,7 +49,7 @@ def groups(found: Measured) -> None:
 
     for kind in GROUP_TYPES:
         alt = t(f"importance.{kind}.alt")
-        chart(charts.importance_heatmap(table, kind, t), f"heatmap_{kind}", alt, on_click=zoom)
+        chart(charts.importance_heatmap(table, kind, words), f"heatmap_{kind}", alt, on_click=zoom)
     layer = st.selectbox(
         t("importance.zoom"),
         measured,
@@ -61,13 +63,13 @@ def groups(found: Measured) -> None:
         return
     for kind, column in zip(GROUP_TYPES, st.columns([2, 3]), strict=True):
         with column:
-            chart(charts.layer_groups(table, layer, kind, t), f"layer_groups_{kind}", t("importance.zoom.alt", layer=layer))
+            chart(charts.layer_groups(table, layer, kind, words), f"layer_groups_{kind}", t("importance.zoom.alt", layer=layer))
 
 
 def distribution(found: Measured) -> None:
     """How the scores of each layer spread."""
     for kind in GROUP_TYPES:
-        chart(charts.score_distribution(found.table, kind, t), f"distribution_{kind}", t("importance.distribution.alt"))
+        chart(charts.score_distribution(found.table, kind, words), f"distribution_{kind}", t("importance.distribution.alt"))
 
 
 def meaning(found: Measured) -> None:

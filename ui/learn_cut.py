@@ -10,7 +10,7 @@ from pruning.settings import defaults_of
 from ui import learn_measure
 from ui.learn_frame import Lesson, measured, try_plan
 from ui.page_frame import chart
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 from ui.workspace import Measured
 
 STEPS = ("rates", "filter", "groups", "propagate", "cut")
@@ -27,7 +27,7 @@ def show(about: Lesson) -> None:
         st.error(error_text(error), icon=":material/error:")
         return
     plan = planned.plan
-    chart(charts.pruning_rates(plan, planned.protection, t, planned.rates), "learn_rates", t("learn.cut.alt"))
+    chart(charts.pruning_rates(plan, planned.protection, words, planned.rates), "learn_rates", t("learn.cut.alt"))
     last = plan.shape.num_layers - 1
     layer = st.slider(t("learn.layer"), 0, last, about.shape.num_layers // 2, key=f"learn_cut_layer{last}") if last else 0
     numbers = lessons.cut_numbers(plan, planned.rates, planned.protection, layer, found.bytes_per_parameter)
@@ -37,7 +37,7 @@ def show(about: Lesson) -> None:
             st.caption(t("learn.cut.protected", layer=layer))
         if step == "propagate":
             chart(
-                charts.propagation(lessons.consequences(plan.shape.layers[layer]), t),
+                charts.propagation(lessons.consequences(plan.shape.layers[layer]), words),
                 "learn_propagation",
                 t("learn.cut.propagate.alt"),
             )
@@ -85,7 +85,7 @@ def _protection(about: Lesson) -> None:
         last = st.slider(t("learn.protection.last"), 0, most, options["last"], key=f"learn_last{most}", width=220)
     found = learn_measure.finding(about, PROTECTION, strategy=strategy, first=first, last=last)
     if found is not None:
-        chart(charts.protection_curves(found, t), "protection", t("learn.protection.alt"))
+        chart(charts.protection_curves(found, words), "protection", t("learn.protection.alt"))
         st.markdown(t(f"learn.protection.{lessons.protection_in_all(found)}", first=first, last=last))
         learn_measure.left_out(found)
         for row in lessons.protection_verdicts(found):
@@ -93,7 +93,7 @@ def _protection(about: Lesson) -> None:
         _trained(about, strategy, first, last)
     grid = learn_measure.finding(about, GRID, strategy=strategy)
     if grid is not None:
-        chart(charts.protection_grid(grid, t), "protection_grid", t("learn.protection.grid.alt"))
+        chart(charts.protection_grid(grid, words), "protection_grid", t("learn.protection.grid.alt"))
         best = lessons.best_of_grid(grid)
         if best is not None:
             st.markdown(t("learn.protection.grid", ratio=grid.request.options["ratio"], **best["difference"], **_place(best)))
@@ -104,7 +104,7 @@ def _trained(about: Lesson, strategy: str, first: int, last: int) -> None:
     found = learn_measure.finding(about, TRAINED, strategy=strategy, first=first, last=last)
     if found is None:
         return
-    chart(charts.protection_trained(found, t), "protection_trained", t("learn.trained.alt"))
+    chart(charts.protection_trained(found, words), "protection_trained", t("learn.trained.alt"))
     learn_measure.left_out(found)
     for row in lessons.trained_verdicts(found):
         st.markdown(t(f"learn.trained.ratio.{row.pop('verdict')}", **row))

@@ -8,7 +8,7 @@ from pruning.errors import PruningError
 from pruning.planning.shape import ModelShape
 from ui import calibration_form, plan_form, workspace
 from ui.plan_values import default_values
-from ui.translation import error_text, plain, t
+from ui.translation import error_text, t
 from ui.workspace import Measured
 
 
@@ -38,7 +38,7 @@ def lesson(active: bool) -> Lesson | None:
 def measured(about: Lesson) -> Measured | None:
     """The measurement of this model; without one, the offer to make it."""
     if about.found is None:
-        st.info(t("learn.not_measured", model=plain(about.name)), icon=":material/info:")
+        st.info(t("learn.not_measured", model=about.name), icon=":material/info:")
         calibration_form.offer(about.active)
     return about.found
 

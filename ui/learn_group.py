@@ -11,7 +11,7 @@ from ui import learn_measure
 from ui.learn_frame import Lesson, measured, try_plan
 from ui.page_frame import chart
 from ui.plan_values import LOWEST_RATIO
-from ui.translation import t
+from ui.translation import Markdown, code, t, words
 
 
 def show(about: Lesson) -> None:
@@ -28,7 +28,7 @@ def show(about: Lesson) -> None:
             key="learn_kind",
         )
         group = st.number_input(t("learn.group.index"), 0, layer.group_count(kind) - 1, 0, key=f"learn_index_{kind}", width=180)
-    chart(charts.layer_to_scale(lessons.layer_boxes(layer, kind, group), t), "layer_to_scale", t("learn.group.alt"))
+    chart(charts.layer_to_scale(lessons.layer_boxes(layer, kind, group), words), "layer_to_scale", t("learn.group.alt"))
     parts = lessons.group_parts(layer, kind)
     parts["what"] = [t(f"learn.group.what.{what}") for what in parts["what"]]
     st.markdown(t(f"learn.group.cost.{kind}", group=group, layer=layer_idx, parameters=layer.group_cost(kind)))
@@ -69,20 +69,15 @@ def _inside(found: Finding) -> None:
     st.markdown(t("learn.inside.channels"))
     for point in found.points:
         if point["kind"] == MLP:
-            tokens = " ".join(_code(token) for token in point["tokens"])
+            tokens = Markdown(" ".join(code(token.strip() or "␣") for token in point["tokens"]))
             st.markdown(t(f"learn.inside.writes.{point['rank']}", channel=point["group"], tokens=tokens))
-
-
-def _code(token: str) -> str:
-    """A token in Markdown: between back quotes nothing else is markup."""
-    return f"`{token.strip().replace('`', 'ˋ') or '␣'}`"
 
 
 def _coloured(point: dict) -> str:
     """The text of a window; a token's class says how much it lost (`learn-4` most) or gained (`learn--4`)."""
     spans = [f"<span>{html.escape(point['tokens'][0])}</span>"]
     for token, before, after in zip(point["tokens"][1:], point["before"], point["after"], strict=True):
-        title = t("learn.inside.token", before=before, after=after)
+        title = words("learn.inside.token", before=before, after=after)
         spans.append(f'<span class="learn-{lessons.shade(before, after)}" title="{title}">{html.escape(token)}</span>')
     return f'<style>{_STYLE}</style><div class="learn-text">{"".join(spans)}</div>'
 

@@ -7,7 +7,7 @@ from pruning.errors import PruningError
 from pruning.planning.allocation import Protection
 from ui.learn_frame import Lesson, measured, try_plan
 from ui.page_frame import chart
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 
 _FIRST = 0.25  # the budget at first
 
@@ -27,8 +27,8 @@ def show(about: Lesson) -> None:
     except PruningError as error:
         st.error(error_text(error), icon=":material/error:")
         return
-    chart(charts.budget_filled(filled, t), "budget", t("learn.knapsack.alt"))
-    chart(charts.score_curve(found.table, filled.plan, protection, t), "learn_curve", t("plan.curve.alt"))
+    chart(charts.budget_filled(filled, words), "budget", t("learn.knapsack.alt"))
+    chart(charts.score_curve(found.table, filled.plan, protection, words), "learn_curve", t("plan.curve.alt"))
     st.markdown(
         t(
             "learn.knapsack.text",

@@ -7,7 +7,7 @@ from pruning.runs.findings import MATRIX
 from ui import learn_measure
 from ui.learn_frame import Lesson, measured, try_plan
 from ui.page_frame import chart
-from ui.translation import t
+from ui.translation import t, words
 
 
 def show(about: Lesson) -> None:
@@ -17,7 +17,7 @@ def show(about: Lesson) -> None:
     found = learn_measure.finding(about, MATRIX)
     if found is None:
         return
-    chart(charts.matrix_corners(found, t), "matrix", t("learn.matrix.alt"))
+    chart(charts.matrix_corners(found, words), "matrix", t("learn.matrix.alt"))
     numbers = lessons.matrix_numbers(found)
     st.markdown(t("learn.matrix.text", **numbers))
     try_plan(about, "matrix", strategy="uniform", ratio=0.2)

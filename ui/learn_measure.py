@@ -12,7 +12,7 @@ from pruning.runs.jobs import queue
 from ui import workspace
 from ui.access import check_corpus
 from ui.learn_frame import Lesson
-from ui.translation import error_text, job_error_text, plain, t
+from ui.translation import error_text, job_error_text, t
 from ui.workspace import Measured
 
 
@@ -30,7 +30,7 @@ def finding(about: Lesson, kind: str, **options) -> Finding | None:
     if kept is not None and kept.points:
         st.caption(t("learn.stopped", points=len(kept.points)))
     else:
-        st.caption(t(f"learn.offer.{kind}", model=plain(about.name)))
+        st.caption(t(f"learn.offer.{kind}", model=about.name))
     label = t("learn.go_on" if kept is not None else "learn.measure")
     if st.button(label, icon=":material/experiment:", key=f"measure_{kind}", disabled=about.active, type="primary"):
         _start(found, wanted)
@@ -41,7 +41,7 @@ def left_out(kept: Finding) -> None:
     """Says how many points have no plan, and why the last of them has none."""
     if missing := lessons.unreached(kept):
         reason = missing[-1]["reason"]
-        said = plain(reason) if isinstance(reason, str) else job_error_text(reason)  # older files hold the sentence alone
+        said = reason if isinstance(reason, str) else job_error_text(reason)  # older files hold the sentence alone
         st.caption(t("learn.left_out", missing=len(missing), points=len(kept.points), reason=said))
 
 
@@ -59,4 +59,4 @@ def _start(found: Measured, wanted: Request) -> None:
 def _basis(kept: Finding) -> str:
     method = str(kept.request.basis["table"].get("method", "?"))
     text = {name: kept.text.get(name, "?") for name in ("dataset", "windows", "seq_len")}
-    return t("learn.basis", method=plain(method), seconds=kept.seconds, **text)
+    return t("learn.basis", method=method, seconds=kept.seconds, **text)

@@ -8,7 +8,7 @@ from pruning.runs.findings import BOTH, KINDS, LAYERS
 from ui import learn_measure, method_picker
 from ui.learn_frame import Lesson, measured, try_importance
 from ui.page_frame import chart
-from ui.translation import t
+from ui.translation import t, words
 
 
 def show(about: Lesson) -> None:
@@ -20,7 +20,7 @@ def show(about: Lesson) -> None:
     found = learn_measure.finding(about, LAYERS, share=share)
     if found is None:
         return
-    chart(charts.layer_sensitivity(found, t), "sensitivity", t("learn.scores.alt"))
+    chart(charts.layer_sensitivity(found, words), "sensitivity", t("learn.scores.alt"))
     kind = st.segmented_control(
         t("learn.group.kind"),
         tuple(KINDS),
@@ -31,6 +31,6 @@ def show(about: Lesson) -> None:
     )
     ranked = learn_measure.finding(about, LAYERS, share=share, kinds=[BOTH]) if kind == BOTH else found
     if ranked is not None:
-        chart(charts.foresight(ranked, kind, t), "foresight", t("learn.scores.foresight.alt"))
+        chart(charts.foresight(ranked, kind, words), "foresight", t("learn.scores.foresight.alt"))
     st.markdown(t("learn.scores.text", **lessons.layer_numbers(found)))
     try_importance(about, "scores", "methods")

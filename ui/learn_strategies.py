@@ -10,7 +10,7 @@ from pruning.runs.learning_plans import strategy_plans
 from ui import learn_measure
 from ui.learn_frame import Lesson, measured, try_plan
 from ui.page_frame import chart
-from ui.translation import t
+from ui.translation import t, words
 
 
 def show(about: Lesson) -> None:
@@ -23,14 +23,14 @@ def show(about: Lesson) -> None:
         ratio = compared.request.options["ratio"]
         plans = [plan for _, plan, _ in strategy_plans(found.table, ratio, found.layers)]
         names = tuple(t(f"plan.strategy.{name}") for name in ("layer", "global"))
-        chart(charts.plan_difference(*plans, names, t), "learn_difference", t("learn.strategies.alt"))
+        chart(charts.plan_difference(*plans, names, words), "learn_difference", t("learn.strategies.alt"))
         _table(compared, plans)
         verdict = lessons.strategy_verdict(compared)
         st.markdown(t(f"learn.strategies.{verdict}", ratio=ratio, **_difference(compared)))
     st.subheader(t("learn.split.title"))
     split = learn_measure.finding(about, SPLIT)
     if split is not None:
-        chart(charts.split_curves(split, t), "learn_split", t("learn.split.alt"))
+        chart(charts.split_curves(split, words), "learn_split", t("learn.split.alt"))
         learn_measure.left_out(split)
         for row in lessons.best_splits(split):
             best, own = row["best"], row["own"]

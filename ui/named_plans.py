@@ -8,7 +8,7 @@ from pruning.errors import PruningError
 from pruning.planning.plan import PruningPlan
 from ui import fixed_plan, workspace
 from ui.page_frame import chart
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 from ui.workspace import Measured
 
 _ERROR_KEY, _NAME_KEY = "named_plan_error", "plan_name"
@@ -69,11 +69,11 @@ def _comparison(found: Measured, plan: PruningPlan, names: list[str]) -> None:
     if pair[0].digest == pair[1].digest:
         st.success(t("plans.same"), icon=":material/check:")
     else:
-        chart(charts.plan_difference(*pair, shown, t), "difference", t("plans.difference.alt"))
+        chart(charts.plan_difference(*pair, shown, words), "difference", t("plans.difference.alt"))
 
 
 def _shown_name(name: str) -> str:
-    return t("plans.on_screen") if name == _ON_SCREEN else name
+    return words("plans.on_screen") if name == _ON_SCREEN else name
 
 
 def _row(name: str, plan: PruningPlan, bytes_per_parameter: int) -> dict:

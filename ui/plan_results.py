@@ -8,7 +8,7 @@ from pruning.planning.allocation import name_layers
 from pruning.planning.plan import PruningPlan
 from pruning.runs.planner import Planned, largest_ratio_for, rates_from_settings
 from ui.page_frame import chart
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 from ui.workspace import Measured
 
 FILTER_KEYS = {"layer": "group_layers", "kind": "group_type"}
@@ -88,14 +88,14 @@ def _matched_rates(found: Measured, planned: Planned) -> str:
 def show_charts(found: Measured, planned: Planned) -> None:
     """The five charts; a click on a layer filters the table of groups."""
     plan, protection = planned.plan, planned.protection
-    chart(charts.pruning_rates(plan, protection, t, planned.rates), "rates", t("plan.rates.alt"), on_click=_filter_by)
+    chart(charts.pruning_rates(plan, protection, words, planned.rates), "rates", t("plan.rates.alt"), on_click=_filter_by)
     left, right = st.columns(2)
     with left:
-        chart(charts.groups_cut(plan, t), "groups_cut_plan", t("plan.groups.alt"), on_click=_filter_by)
+        chart(charts.groups_cut(plan, words), "groups_cut_plan", t("plan.groups.alt"), on_click=_filter_by)
     with right:
-        chart(charts.removed_parameters(plan, t), "removed", t("plan.removed.alt"), on_click=_filter_by)
-        chart(charts.balance(plan, t), "balance", t("plan.balance.alt"))
-    curve = charts.score_curve(found.table, plan, protection, t, planned.floors)
+        chart(charts.removed_parameters(plan, words), "removed", t("plan.removed.alt"), on_click=_filter_by)
+        chart(charts.balance(plan, words), "balance", t("plan.balance.alt"))
+    curve = charts.score_curve(found.table, plan, protection, words, planned.floors)
     chart(curve, "curve", t("plan.curve.alt"))
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
-from ui.translation import t
+from ui.translation import words
 
 _HERE = Path(__file__).parent
 _SCRIPT = f"plotly-{plotly.__version__}.min.js"  # with its version, since browsers keep it for a year
@@ -56,8 +56,8 @@ def show(
         "name": key,
         "clicks": listens,
         "script": _SCRIPT,
-        "words": {word: t(f"chart.view.{word}") for word in ("png", "html", "failure")},
-        "tools": {title: t(f"chart.view.{tool}") for title, tool in _TOOLS.items()},
+        "words": {word: words(f"chart.view.{word}") for word in ("png", "html", "failure")},
+        "tools": {title: words(f"chart.view.{tool}") for title, tool in _TOOLS.items()},
     }
     if not listens:
         _COMPONENT(data=data, key=key)

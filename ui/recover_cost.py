@@ -14,7 +14,7 @@ from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
 from pruning.runs.recovery_request import ask_for_cost
 from ui import workspace
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 
 _ERROR_KEY = "cost_error"
 _CHOSEN = "●"
@@ -73,17 +73,21 @@ def _table(costs: pd.DataFrame) -> None:
 
 
 def _row(cost: dict) -> dict:
-    way = t(f"cost.way.{cost['way']}")
+    way = words(f"cost.way.{cost['way']}")
     return {
         "chosen": _CHOSEN if cost["is_chosen"] else "",
-        "way": t("cost.way.distilled", way=way) if cost["distils"] else way,
+        "way": words("cost.way.distilled", way=way) if cost["distils"] else way,
         "trained": f"{cost['trained']:,}",
         "share": f"{cost['share']:.2%}",
         "memory": size.readable(cost["memory"]),
-        "fits": t("cost.unknown") if cost["fits"] is None else t("cost.fits.yes") if cost["fits"] else t("cost.fits.no"),
+        "fits": words("cost.unknown")
+        if cost["fits"] is None
+        else words("cost.fits.yes")
+        if cost["fits"]
+        else words("cost.fits.no"),
         "steps": _count(cost["steps"], cost["length"]),
         "tokens": _count(cost["tokens"], cost["length"]),
-        "time": t("cost.unmeasured")
+        "time": words("cost.unmeasured")
         if pd.isna(cost["seconds"])
         else _as_known(duration.readable(cost["seconds"]), cost["length"]),
     }
@@ -92,12 +96,12 @@ def _row(cost: dict) -> dict:
 def _count(count: int, length: str) -> str:
     """Steps or tokens, which follow from how much text there is, as far as that is known."""
     if length == UNKNOWN:
-        return t("cost.unknown")
+        return words("cost.unknown")
     return _as_known(f"{count:,}", length) if count else "0"
 
 
 def _as_known(value: str, length: str) -> str:
-    return t("cost.at_most", value=value) if length == AT_MOST else value
+    return words("cost.at_most", value=value) if length == AT_MOST else value
 
 
 def _measuring(experiment: Experiment, settings: dict, measured: Measured | None, disabled: bool) -> None:

@@ -11,7 +11,7 @@ from pruning.runs.jobs import queue
 from pruning.runs.status import FAILED, JobStatus
 from ui import repair_view, workspace, written_texts
 from ui.page_frame import chart
-from ui.translation import error_text, plain, t
+from ui.translation import error_text, t, words
 
 JOBS = ("recover", "cost")
 _STAGES = written_texts.STAGES
@@ -72,7 +72,7 @@ def results(experiment: Experiment, plan: PruningPlan) -> None:
         st.caption(_training_in_words(metrics["recovery"]))
     if course is not None:
         _curves(course)
-        st.caption(t("recover.validation", text=plain(course.validation["text"])))
+        st.caption(t("recover.validation", text=course.validation["text"]))
     repair_view.show(experiment, plan.shape.num_layers)
     _texts(experiment)
 
@@ -101,9 +101,9 @@ def _strip(course: TrainingCourse, seconds_left: float | None) -> None:
 def _curves(course: TrainingCourse) -> None:
     left, right = st.columns(2)
     with left:
-        chart(charts.training_loss(course, t), "training_loss", t("recover.loss.alt"))
+        chart(charts.training_loss(course, words), "training_loss", t("recover.loss.alt"))
     with right:
-        chart(charts.recovery_perplexity(course, t), "recovery_perplexity", t("recover.perplexity.alt"))
+        chart(charts.recovery_perplexity(course, words), "recovery_perplexity", t("recover.perplexity.alt"))
 
 
 def _perplexities(metrics: dict) -> None:
@@ -115,7 +115,7 @@ def _perplexities(metrics: dict) -> None:
                 label = t(f"prune.perplexity.{stage}")
                 st.metric(label, t("prune.infinite") if value is None else f"{value:.2f}", border=True)
     with bars:
-        chart(charts.perplexity_bars(metrics, t), "perplexity", t("recover.bars.alt"))
+        chart(charts.perplexity_bars(metrics, words), "perplexity", t("recover.bars.alt"))
         st.caption(t("prune.perplexity.basis", **metrics["basis"]))
 
 

@@ -5,7 +5,7 @@ import streamlit as st
 from analysis import charts, recovery
 from pruning.experiment import Experiment
 from ui.page_frame import chart
-from ui.translation import plain, t
+from ui.translation import t, words
 
 
 def show(experiment: Experiment, num_layers: int) -> None:
@@ -15,11 +15,11 @@ def show(experiment: Experiment, num_layers: int) -> None:
         return
     st.subheader(t("repair.result"))
     on = recovery.repaired_on(experiment)
-    corpus, seed = plain(on["corpus"]), on.get("seed", "?")
+    corpus, seed = on["corpus"], on.get("seed", "?")
     st.caption(t("repair.basis", matrices=len(matrices), tokens=on["tokens"], corpus=corpus, seed=seed))
     if matrices.empty:
         return
-    chart(charts.repair_errors(matrices, num_layers, t), "repair_errors", t("repair.alt"))
+    chart(charts.repair_errors(matrices, num_layers, words), "repair_errors", t("repair.alt"))
     with st.expander(t("repair.table")):
         _table(matrices)
         st.download_button(

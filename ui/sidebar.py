@@ -6,7 +6,7 @@ from pruning.experiment import Experiment
 from pruning.runs.damage import fault_of
 from pruning.runs.status import state_of
 from ui import language, page_frame, tour, workspace
-from ui.translation import error_text, plain, t
+from ui.translation import error_text, t
 
 _PICKER_KEY, _LANGUAGE_KEY = "experiment_picker", "language_picker"
 
@@ -14,7 +14,7 @@ _PICKER_KEY, _LANGUAGE_KEY = "experiment_picker", "language_picker"
 def show() -> None:
     """Draws the sidebar below the navigation."""
     with st.sidebar:
-        st.caption(t("sidebar.model", model=plain(workspace.chosen_model())))
+        st.caption(t("sidebar.model", model=workspace.chosen_model()))
         _experiment_picker()
         experiment = workspace.current_experiment()
         if experiment is not None:
@@ -50,7 +50,7 @@ def _about(experiment: Experiment) -> None:
         st.caption(t(f"sidebar.state.{state_of(experiment)}"))
         base_model = experiment.settings["base_model"]
         if base_model != workspace.chosen_model():
-            st.caption(t("sidebar.other_model", model=plain(str(base_model))))
+            st.caption(t("sidebar.other_model", model=str(base_model)))
 
 
 def _language_picker() -> None:

@@ -7,7 +7,8 @@ so that each stands in one place in English; the file of another language holds 
 import functools
 import json
 import re
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from analysis.diff import CHECK_SENTENCES
@@ -21,39 +22,87 @@ from ui.language import ENGLISH, current
 _FOLDER = Path(__file__).parent / "text"
 
 
-def t(key: str, **values) -> str:
-    """The sentence of a key with its values filled in; raises KeyError for a key that has no sentence."""
+class Markdown(str):
+    """Text that may be shown as Markdown: it holds no markup but that of this app's own sentences."""
+
+
+def t(key: str, **values) -> Markdown:
+    """The sentence of a key as Markdown; its values are shown as they are, whatever markup stands in them.
+
+    Only what `t` or `plain` gave is put in as it is. Raises KeyError for a key that has no sentence.
+    """
+    return Markdown("".join(_filled(sentences(current())[key], values)))
+
+
+def words(key: str, **values) -> str:
+    """The sentence of a key for a place that knows no Markdown: a chart, a cell or a head of a table, HTML, the terminal."""
     return sentences(current())[key].format(**values)
 
 
-def t_of_now() -> Callable[..., str]:
-    """`t` in the language of this moment, for what is made later or elsewhere, where the session is not known."""
+def words_of_now() -> Callable[..., str]:
+    """`words` in the language of this moment, for what is made later or elsewhere, where the session is not known."""
     known = sentences(current())
     return lambda key, **values: known[key].format(**values)
 
 
-def plain(text: str) -> str:
-    """Text that somebody typed or a file holds, so that Markdown shows it as it is: no links, no pictures, no markup."""
-    return re.sub(r"([\\\[\]<>*$!|~#:])", r"\\\1", text)
+_FORMATTER = string.Formatter()
 
 
-def error_text(error: PruningError) -> str:
+def _filled(sentence: str, values: dict) -> Iterator[str]:
+    in_code = False
+    for literal, field, spec, conversion in _FORMATTER.parse(sentence):
+        yield literal
+        in_code ^= literal.count("`") % 2 == 1
+        if field is not None:
+            value = _FORMATTER.convert_field(_FORMATTER.get_field(field, (), values)[0], conversion)
+            yield value if isinstance(value, Markdown) else (_within_code if in_code else plain)(format(value, spec))
+
+
+_MARKUP = re.compile(r"[\\`*\[\]<>$!|~#&]|:(?=[A-Za-z:])|(?<![^\W_])_|_(?![^\W_])")
+_BLOCK = re.compile(r"^(\d*)([-+=.)])([-+=]*)$")  # first word of a line: a list, or what makes a heading of the line above
+# What Streamlit looks for in the text that is left once Markdown was read, where no backslash keeps it away: addresses, which
+# become links, short names of emojis and icons, and signs for which it prints others.
+_FOUND_LATER = re.compile(r"https?://|www\.|.@.|:[\w+/-]+:|^(<->|->|<-|--|>=|<=|~=)$", re.IGNORECASE)
+
+
+def plain(text: str) -> Markdown:
+    """Text that somebody typed or a file holds, so that Markdown shows it as it is: no links, no pictures, no markup.
+
+    Words that only code can hold back become code. White space becomes one space: a new line could begin anything.
+    """
+    if isinstance(text, Markdown):
+        return text
+    shown = [code(word) if _FOUND_LATER.search(word) else _MARKUP.sub(r"\\\g<0>", word) for word in text.split()]
+    return Markdown(" ".join([_BLOCK.sub(r"\1\\\2\3", shown[0]), *shown[1:]]) if shown else "")
+
+
+def code(text: str) -> Markdown:
+    """Text that somebody typed or a file holds, as code."""
+    return Markdown(f"`{_within_code(text)}`")
+
+
+def _within_code(text: str) -> str:
+    """Between back quotes nothing is markup but they."""
+    return " ".join(text.split()).replace("`", "ˋ")
+
+
+def error_text(error: PruningError) -> Markdown:
     """The sentence for an error, in the language of the app."""
-    return t(f"error.{error.code}", **_plain_values(error.values))
+    return t(f"error.{error.code}", **_in_words(error.values))
 
 
-def job_error_text(error: dict) -> str:
+def job_error_text(error: dict) -> Markdown:
     """The sentence for an error that a job left in `job.json`: its values were made text there."""
     try:
-        return t(f"error.{error['code']}", **_plain_values(error["values"]))
+        return t(f"error.{error['code']}", **_in_words(error["values"]))
     except (KeyError, ValueError):  # a number format in the sentence, a text in the file
         return plain(error["message"])
 
 
-def _plain_values(values: dict) -> dict:
-    shown = {name: value if isinstance(value, int | float) else plain(str(value)) for name, value in values.items()}
+def _in_words(values: dict) -> dict:
+    """The values of an error, those that the engine says in English in the language of the app."""
     said = {name: t(key) for name, value in values.items() if (key := _phrases().get((name, str(value))))}
-    return shown | said | _expected(values)
+    return values | said | _expected(values)
 
 
 def _expected(values: dict) -> dict:

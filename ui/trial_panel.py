@@ -17,7 +17,7 @@ from ui import fixed_plan, plan_form, settings_widgets, workspace
 from ui.access import check_corpus
 from ui.page_frame import chart
 from ui.plan_values import values_of
-from ui.translation import error_text, t
+from ui.translation import error_text, t, words
 from ui.workspace import Measured
 
 _AXES = ("split", "ratio", "grid")
@@ -72,7 +72,7 @@ def sweep(found: Measured, settings: dict, disabled: bool) -> None:
         return
     current = (settings["pruning_distribution"], settings["pruning_ratio"])
     shown = [_point(points[i], trial) for i, trial in done.items()]
-    figure = charts.sweep_grid(shown, t, current) if axis == "grid" else charts.sweep_curve(shown, axis, t, current)
+    figure = charts.sweep_grid(shown, words, current) if axis == "grid" else charts.sweep_curve(shown, axis, words, current)
     chart(figure, f"sweep_{axis}", t("trial.sweep.alt"), on_click=lambda click: _take(found, points[0], click))
     st.caption(t("trial.click"))
 
@@ -148,12 +148,12 @@ def _list(found: Measured) -> None:
 def _row(trial: Trial) -> dict:
     settings = trial.settings
     return {
-        "strategy": t(f"plan.strategy.{settings['strategy']}") if "strategy" in settings else t("trial.from_file"),
+        "strategy": words(f"plan.strategy.{settings['strategy']}") if "strategy" in settings else words("trial.from_file"),
         "target": settings.get("pruning_ratio"),
         "split": settings.get("pruning_distribution"),
         "actual": trial.actual_ratio,
         "perplexity": trial.perplexity,
-        "basis": t("trial.basis.text", **_basis(trial)),
+        "basis": words("trial.basis.text", **_basis(trial)),
     }
 
 

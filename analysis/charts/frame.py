@@ -4,6 +4,7 @@ Traces are plain dictionaries and go into one figure at once: plotly checks ever
 longer than all arithmetic. A trace over layers says in `meta` what a click on it means: {"kind": "attention"}, x is the layer.
 """
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -41,6 +42,7 @@ TEXT = "#737B87"  # 4.3 : 1 on white and on Streamlit's dark background; a theme
 ON_BARS = "#141820"  # what stands on the blue and the orange of bars: 5 : 1 and more, in both themes
 READABLE_LAYERS = 40  # up to this many, every layer index is written under the axis
 LOG_RATIO = 10  # numbers whose largest is more than this many times the smallest stand on a log axis
+_NOT_OURS = re.compile(r"<(?!/?(?:br|b|sub|extra)>)")  # of what Plotly takes for markup, all but what charts here use
 _TEMPLATE = go.layout.Template(
     layout={
         "font": {"color": TEXT, "size": 12},
@@ -55,22 +57,44 @@ _TEMPLATE = go.layout.Template(
 def figure_of(traces: list, title: str, name: str, height: int, **layout) -> go.Figure:
     """A figure of fixed height; `uirevision` keeps the zoom while only the numbers change.
 
+    What stands in names and reasons is shown as it is: no links, which Plotly would make of `<a href=...>`.
+
     The whole layout goes in at once: each `update_layout` would check it again and cost milliseconds.
     """
     return go.Figure(
-        data=traces,
-        layout={
-            "template": _TEMPLATE,
-            "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
-            "height": height,
-            "margin": {"l": 60, "r": 20, "t": 45, "b": 50},
-            "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"},
-            "uirevision": name,
-            "bargap": 0.2,
-            "hovermode": "closest",
-        }
-        | layout,
+        data=_as_it_is(traces),
+        layout=_as_it_is(
+            {
+                "template": _TEMPLATE,
+                "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+                "height": height,
+                "margin": {"l": 60, "r": 20, "t": 45, "b": 50},
+                "legend": {
+                    "orientation": "h",
+                    "x": 0,
+                    "y": 0,
+                    "yref": "container",
+                    "yanchor": "bottom",
+                    "traceorder": "normal",
+                },
+                "uirevision": name,
+                "bargap": 0.2,
+                "hovermode": "closest",
+            }
+            | layout
+        ),
     )
+
+
+def _as_it_is(value):
+    """The same with `<` written out wherever it would begin markup that is not ours; numbers are not looked at."""
+    if isinstance(value, str):
+        return _NOT_OURS.sub("&lt;", value)
+    if isinstance(value, dict):
+        return {key: _as_it_is(one) for key, one in value.items()}
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
+        return [_as_it_is(one) for one in value]
+    return value
 
 
 def layer_axis(layers: int, t: Translate, narrow: bool = False) -> dict:

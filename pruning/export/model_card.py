@@ -34,7 +34,7 @@ def model_card(
     settings = experiment.settings | plan.settings
     sections = [
         _header(settings),
-        f"# {_base_name(settings)}, pruned",
+        f"# {_code(_base_name(settings))}, pruned",
         _summary(settings, plan, metrics),
         _perplexity(metrics),
         _how_to_load(experiment, name, place, beside),
@@ -52,7 +52,8 @@ def _base_name(settings: dict) -> str:
 
 
 def _code(value: str | None) -> str | None:
-    return f"`{value}`" if value else None
+    """A name that somebody gave, as code in a cell: whoever reads the card fetches no picture and sees no link of it."""
+    return f"`{' '.join(value.split()).replace('`', 'ˋ').replace('|', chr(92) + '|')}`" if value else None
 
 
 def _header(settings: dict) -> str:
@@ -67,7 +68,7 @@ def _summary(settings: dict, plan: PruningPlan, metrics: dict) -> str:
     basis = ratio.get("target_basis", settings.get("ratio_basis", "model"))
     before, after = plan.shape, plan.shape_after
     rows = [
-        ("base model", f"`{_base_name(settings)}`"),
+        ("base model", _code(_base_name(settings))),
         ("strategy", _code(plan.settings.get("strategy", "chosen by hand, from a file"))),
         ("importance", _code(settings.get("importance_method")) if "strategy" in plan.settings else None),
         ("ratio, target", f"{target:.2%} of {TARGET_BASES.get(basis, basis)}" if target is not None else None),
@@ -117,7 +118,7 @@ def _perplexity(metrics: dict) -> str | None:
     rows = []
     for dataset in datasets:
         values = [perplexity[stage].get(dataset) for stage in stages]
-        rows.append(f"| {dataset} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in values) + " |")
+        rows.append(f"| {_code(dataset)} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in values) + " |")
     head = "| dataset | " + " | ".join(_STAGES[stage] for stage in stages) + " |"
     return "\n".join(
         ["## Perplexity", "", _basis(metrics.get("basis", {})), "", head, "| --- |" + " --- |" * len(stages), *rows]

@@ -184,6 +184,12 @@ def test_every_figure_has_fixed_height_no_background_and_keeps_its_zoom(table, p
         json.loads(figure.to_json())
 
 
+def test_a_name_makes_no_link_in_a_figure():
+    link = "<a href='http://outside.example'>x</a>"
+    figure = charts.perplexity_bars({"perplexity": {"before": {link: 2.0}, "after": {link: 3.0}}}, t)
+    assert "outside.example" in figure.to_json() and "<a" not in figure.to_json()
+
+
 def test_every_text_is_used_and_every_word_is_a_text(table, plan):
     asked = set()
 

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from pruning.errors import PruningError
 from ui.language import CHINESE, ENGLISH, LANGUAGES, of_locale
-from ui.translation import error_text, job_error_text, sentences, t, t_of_now
+from ui.translation import error_text, job_error_text, sentences, t, words_of_now
 
 from .conftest import on_page
 
@@ -112,7 +112,7 @@ def test_outside_a_session_it_is_english():
 
 
 def test_what_is_made_later_keeps_the_language(chinese, monkeypatch):
-    words = t_of_now()
+    words = words_of_now()
     monkeypatch.setattr("ui.translation.current", lambda: ENGLISH)
     assert words("plan.title") == IN_CHINESE["plan.title"] != t("plan.title")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pruning.errors import PruningError
 from pruning.settings import SETTINGS
-from ui.translation import t
+from ui.translation import Markdown, error_text, plain, t
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = json.loads((ROOT / "ui" / "text" / "en.json").read_text(encoding="utf-8"))
@@ -49,7 +50,9 @@ def test_every_fixed_key_asked_for_has_a_sentence(source):
     asked = [
         node.args[0].value
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "t" and isinstance(node.args[0], ast.Constant)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", None) in ("t", "words")
+        and isinstance(node.args[0], ast.Constant)
     ]
     assert [key for key in asked if not has_sentence(key)] == []
 
@@ -73,3 +76,20 @@ def test_no_sentence_of_the_app_stands_in_the_code():
         firsts = [call.args[0] for call in of_streamlit if call.args]
         found += [f.value for f in firsts if isinstance(f, ast.Constant) and isinstance(f.value, str) and " " in f.value]
     assert not found
+
+
+# values in sentences (in a real browser: tests/browser/test_strange_texts.py) ---------------------------------------------
+
+
+def test_a_value_brings_no_markup_into_a_sentence():
+    assert t("sidebar.model", model="![x](y)") == r"Model: \!\[x\](y)"
+    assert t("export.folder", folder="a`b *c*") == "The folder lies at `aˋb *c*`."  # within code nothing else is markup
+    assert t("sidebar.model", model="http://a.b c") == "Model: `http://a.b` c"  # which would become a link in spite of all
+    assert t("sidebar.model", model="meta-llama/Llama_3.1:8") == "Model: meta-llama/Llama_3.1:8"
+    assert error_text(PruningError("hub_gated", model="[a](b)")).startswith(r"'\[a\](b)' is gated")
+
+
+def test_what_was_made_of_sentences_is_put_in_as_it_is():
+    sentence = t("export.folder", folder="x")
+    assert t("sidebar.model", model=sentence) == f"Model: {sentence}"
+    assert plain(sentence) is sentence and isinstance(plain("x"), Markdown)

@@ -364,7 +364,7 @@ def test_card_shows_the_perplexity_that_the_metrics_hold(experiment):
     )
     card = model_card(experiment)
     assert "| dataset | before the cut | after the cut | recovered |" in card
-    assert f"| {key} | 22.18 | 28.32 | 24.50 |" in card
+    assert f"| `{key}` | 22.18 | 28.32 | 24.50 |" in card
     assert "256 windows of 128 tokens each, 32,512 predicted tokens" in card
     assert "1.000 GiB before, 0.500 GiB after" in card
 
