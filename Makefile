@@ -1,4 +1,4 @@
-# make app     set up and open the app on http://localhost:8501
+# make app     set up and open the app on port 8501
 # make test    set up and run every test
 # make test-gguf  also build llama.cpp, and hold exported GGUF files against it
 # make test-transformers4  also install transformers 4 by itself, and read exports with it
@@ -7,10 +7,11 @@
 # make lint    check the code's form
 # make clean   remove the environment and caches; experiments in prune_log/ stay
 #
-# PYTHON and PORT can be given: make app PYTHON=python3.12 PORT=8502
+# PYTHON, PORT and what the app itself takes can be given: make app PYTHON=python3.12 PORT=8502 APP_ARGS=--no-token
 
 PYTHON ?= python3
 PORT ?= 8501
+APP_ARGS ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
@@ -29,8 +30,8 @@ RETRY := make $(or $(MAKECMDGOALS),app)
 .DELETE_ON_ERROR:
 
 app: $(APP_READY) check-port
-	@echo "Opening http://localhost:$(PORT) - Ctrl-C stops the app."
-	@"$(PY)" -m streamlit run app.py --server.port $(PORT)
+	@echo "Starting the app on port $(PORT)."
+	@"$(PY)" -m streamlit run app.py --server.port $(PORT) $(if $(APP_ARGS),-- $(APP_ARGS))
 
 # One math thread per worker: more only fight over the cores. In the order of the folders: the browser's files are few and long,
 # and one of them left to the end would keep one core waiting.
@@ -95,7 +96,7 @@ endef
 
 check-port: $(APP_READY)
 	@"$(PY)" -c 'import socket, sys; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(("127.0.0.1", int(sys.argv[1])))' "$(PORT)" 2>/dev/null || { \
-		echo "Port $(PORT) cannot be used. If the app is already running, open http://localhost:$(PORT); otherwise choose another port: make app PORT=8502" >&2; exit 1; }
+		echo "Port $(PORT) cannot be used. If the app is already running, open the link that its start printed; otherwise choose another port: make app PORT=8502" >&2; exit 1; }
 
 # The browser tests drive Debian's chromium. Without it they are skipped, but never where CI decides by the result.
 check-chromium:

@@ -5,7 +5,7 @@ import streamlit as st
 from analysis import charts, size
 from pruning.errors import PruningError
 from pruning.model.model_source import DEMO
-from ui import method_picker, workspace
+from ui import access, method_picker, workspace
 from ui.page_frame import chart, explanation, heading
 from ui.translation import error_text, t, words
 
@@ -48,7 +48,9 @@ except PruningError as error:
     st.error(error_text(error), icon=":material/error:")
     st.stop()
 workspace.choose_model(base_model)
-if source != "demo":
+if source != "demo" and access.is_beyond_loopback():
+    st.caption(t("model.no_code"))
+elif source != "demo":
     st.checkbox(
         t("setting.trust_remote_code"),
         key=workspace.trust_key(base_model),

@@ -1,4 +1,6 @@
-"""Which folders a person may name. On this machine alone: any. Bound to another address: the allowed roots only."""
+"""What a visitor may do. On this machine alone: anything. Bound to another address: name folders under the allowed roots only,
+run no code that a model brings, and not use this server's own Hugging Face token.
+"""
 
 import ipaddress
 import os
@@ -12,13 +14,28 @@ from pruning.model.model_source import DEMO_FOLDER, check_inside
 ROOTS_VARIABLE = "PRUNING_ALLOWED_ROOTS"
 
 
+def is_beyond_loopback(address: str | None = None) -> bool:
+    """Whether an address, by default the one that the server is bound to, can be reached from other machines.
+
+    A name counts as one that can, except `localhost`; so does no address, which stands for all there are.
+    """
+    return not _is_loopback(address if address is not None else st.get_option("server.address"))
+
+
+def leave_own_token_out() -> None:
+    """Has the hub's library, here and in the workers, send none but the tokens that visitors type.
+
+    Left to itself it takes HF_TOKEN, or what `hf auth login` stored, where it is given none.
+    """
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"  # read when the library is imported, which no page does at its start
+
+
 def allowed_roots(address: str | None = None) -> tuple[Path, ...] | None:
     """None when the server is bound to the loopback address, else the folders under which typed paths must lie.
 
     The environment variable PRUNING_ALLOWED_ROOTS names them, joined by ':' (';' on Windows); default: the working folder.
     """
-    address = address if address is not None else st.get_option("server.address")
-    if _is_loopback(address):
+    if not is_beyond_loopback(address):
         return None
     named = os.environ.get(ROOTS_VARIABLE)
     roots = [Path(root) for root in named.split(os.pathsep)] if named else [Path.cwd()]

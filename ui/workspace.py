@@ -31,7 +31,7 @@ from pruning.runs.permissions import Permissions
 from pruning.runs.status import rename_experiment
 from pruning.settings import SETTINGS
 
-from .access import allowed_roots
+from .access import allowed_roots, is_beyond_loopback
 
 PAGES_FOLDER = Path(__file__).resolve().parents[1] / "pages"
 EXPERIMENT_KEY, MODEL_KEY, TOKEN_KEY = "experiment", "model", "hub_token"
@@ -75,8 +75,8 @@ def remember_token(token: str) -> None:
 
 
 def hub_token() -> str | None:
-    """The token of this session, or of the environment; never written anywhere."""
-    return st.session_state.get(TOKEN_KEY) or os.environ.get("HF_TOKEN")
+    """The token of this session, or of the environment of a server for this machine alone; never written anywhere."""
+    return st.session_state.get(TOKEN_KEY) or (None if is_beyond_loopback() else os.environ.get("HF_TOKEN"))
 
 
 def trust_key(base_model: str) -> str:
@@ -85,8 +85,8 @@ def trust_key(base_model: str) -> str:
 
 
 def consents_to_code(base_model: str) -> bool:
-    """Whether this person allowed, in this session, that the code of this model runs."""
-    return bool(st.session_state.get(trust_key(base_model)))
+    """Whether the person of this session lets this model's own code run; never where others can reach the server."""
+    return not is_beyond_loopback() and bool(st.session_state.get(trust_key(base_model)))
 
 
 def permissions(experiment: Experiment) -> Permissions:

@@ -1,10 +1,12 @@
-"""The real server and a real browser: `streamlit run app.py` on a free port of 127.0.0.1, Debian's chromium headless.
+"""The real server and a real browser: `streamlit run app.py` on a free port of 127.0.0.1, Debian's chromium headless, let in
+by the link that the start prints.
 
 One server per test process, its experiments in a folder of its own; every request of every page is written down. A test
 that looks at all experiments there are starts one for itself.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -38,12 +40,26 @@ expect.set_options(timeout=_PATIENCE)
 
 @dataclass
 class Server:
-    """A running app: its address, its folder of experiments, and its process."""
+    """A running app: the link that its start printed, its folder of experiments, and its process."""
 
-    url: str
+    link: str
     output_root: Path
     process: psutil.Process
     requested: list[str] = field(default_factory=list)
+    forbidden: list[str] = field(default_factory=list)  # what the browser says that the page's policy kept it from
+
+    @property
+    def url(self) -> str:
+        return self.link.partition("?")[0].rstrip("/")
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def cookie(self) -> str:
+        """What a browser that opened the link sends along."""
+        return f"pruning-studio-{self.port}={self.link.partition('token=')[2]}"
 
 
 @pytest.fixture(scope="session")
@@ -53,21 +69,18 @@ def server(tmp_path_factory) -> Iterator[Server]:
 
 
 @contextmanager
-def running_app(tmp_path_factory) -> Iterator[Server]:
-    """The app with an empty folder of experiments, until the block ends."""
+def running_app(tmp_path_factory, *options: str, **environment: str) -> Iterator[Server]:
+    """The app with an empty folder of experiments, until the block ends; `options` come last on its command line."""
     output_root = tmp_path_factory.mktemp("experiments")
     log = tmp_path_factory.mktemp("server") / "server.log"
     port = _free_port()
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true"]
+    environment = os.environ | {"PRUNING_OUTPUT_ROOT": str(output_root)} | environment
     with log.open("wb") as output:
-        started = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"PRUNING_OUTPUT_ROOT": str(output_root)}, stdout=output, stderr=output
-        )
+        started = subprocess.Popen([*command, *options], cwd=ROOT, env=environment, stdout=output, stderr=output)
     process = psutil.Process(started.pid)
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_healthy(url, started, log)
-        yield Server(url, output_root, process)
+        yield Server(_wait_until_up(started, log, lambda: _printed_link(log)), output_root, process)
     finally:
         _end(process)
         started.wait()
@@ -95,20 +108,26 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def new_context(server: Server, browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """Makes a browser context as a new visitor has it; what its pages ask for is kept in `server.requested`."""
+    """Makes a browser context of a person who opened the link; what its pages ask for is kept in `server.requested`.
+
+    Fails when a page wanted what the server's policy forbids.
+    """
     contexts = []
 
-    def make(**options) -> BrowserContext:
+    def make(at: Server = server, **options) -> BrowserContext:
         usual = {"viewport": {"width": 1280, "height": 2600}, "accept_downloads": True, "locale": "en-US"}
         context = browser.new_context(**usual | options)
         context.set_default_timeout(_PATIENCE)
         context.on("request", lambda request: server.requested.append(request.url))
+        context.on("console", lambda said: "Content Security Policy" in said.text and server.forbidden.append(said.text))
         contexts.append(context)
+        assert context.request.get(at.link).ok
         return context
 
     yield make
     for context in contexts:
         context.close()
+    assert server.forbidden == []
 
 
 @pytest.fixture(scope="session")
@@ -134,17 +153,29 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _wait_until_healthy(url: str, started: subprocess.Popen, log: Path) -> None:
+def _printed_link(log: Path) -> str | None:
+    """The link that the start prints once the port listens."""
+    found = re.search(r"http://\S+(?=\s)", log.read_text(errors="replace"))
+    return found and found[0]
+
+
+def _wait_until_up(started: subprocess.Popen, log: Path, sign: Callable[[], object]) -> object:
+    """What `sign` gives once it gives something."""
     deadline = time.monotonic() + _SECONDS_TO_START
-    while time.monotonic() < deadline:
-        if started.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)
+    while time.monotonic() < deadline and started.poll() is None:
+        if found := sign():
+            return found
+        time.sleep(0.1)
     pytest.fail(f"the server did not come up:\n{log.read_text(errors='replace')}")
+
+
+def is_healthy(url: str) -> bool:
+    """Of an app without the gate."""
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 def _without_requests(log: Path) -> list[str]:

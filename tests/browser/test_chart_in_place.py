@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 from pruning.experiment import Experiment
 from pruning.runs import steps
 from pruning.settings import resolve
-from tests.browser.conftest import ROOT, _end, _free_port, _wait_until_healthy
+from tests.browser.conftest import ROOT, _end, _free_port, _wait_until_up, is_healthy
 from tests.browser.studio import AS_A_HAND, Studio, sentence
 
 QUICK = {"num_samples": 4, "seq_len": 16, "eval_windows": 4, "eval_seq_len": 16}
@@ -78,7 +78,7 @@ def small_app(tmp_path) -> Iterator[Callable[..., str]]:
         with log.open("wb") as output:
             started.append(subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=output, stderr=output))
         url = f"http://127.0.0.1:{port}/{base_path}"
-        _wait_until_healthy(url.rstrip("/"), started[-1], log)
+        _wait_until_up(started[-1], log, lambda: is_healthy(url.rstrip("/")))
         return url
 
     yield start

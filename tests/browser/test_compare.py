@@ -39,7 +39,7 @@ def compare_page(own_server, new_context) -> Studio:
     """The Compare page with two experiments of the command line, the first open."""
     for number, ratio in (("one", 0.1), ("two", 0.2)):
         prune(own_server.output_root, f"compare-{number}", ratio)
-    studio = Studio(new_context().new_page(), own_server.url, Path(__file__).parent / "screenshots")
+    studio = Studio(new_context(own_server).new_page(), own_server.url, Path(__file__).parent / "screenshots")
     studio.open("compare", experiment="compare-one")
     return studio
 

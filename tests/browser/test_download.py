@@ -65,16 +65,17 @@ def test_a_file_of_any_size_is_downloaded_and_goes_on_where_it_broke_off(studio:
 
         url = f"{server.url}/{link.get_attribute('href')}"
         part = tmp_path / "part"
-        etag = fetch(url, part, "bytes=0-", at_most=SIZE // 2)
+        etag = fetch(url, server.cookie, part, "bytes=0-", at_most=SIZE // 2)
         assert part.stat().st_size == SIZE // 2
-        fetch(url, part, f"bytes={SIZE // 2}-", etag)
+        fetch(url, server.cookie, part, f"bytes={SIZE // 2}-", etag)
         assert part.stat().st_size == SIZE
         assert_marks(part)
         part.unlink()
     assert peak.rss - before < GROWTH, f"the server grew by {(peak.rss - before) / 2**20:.0f} MiB"
-    assert answer(url.replace("download/", "download/x")) == 404
+    assert answer(url) == 403
+    assert answer(url.replace("download/", "download/x"), server.cookie) == 404
     experiment.path("model.zip").write_bytes(b"made anew")
-    assert answer(url) == 410
+    assert answer(url, server.cookie) == 410
 
 
 class Peak:
@@ -104,9 +105,9 @@ def assert_marks(path: Path) -> None:
             assert int.from_bytes(file.read(8), "big") == place
 
 
-def fetch(url: str, path: Path, span: str, etag: str | None = None, at_most: int | None = None) -> str:
+def fetch(url: str, cookie: str, path: Path, span: str, etag: str | None = None, at_most: int | None = None) -> str:
     """Appends what a range request gives to a file, breaking off after `at_most` bytes; returns the file's etag."""
-    headers = {"Range": span} | ({"If-Range": etag} if etag else {})
+    headers = {"Range": span, "Cookie": cookie} | ({"If-Range": etag} if etag else {})
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer, path.open("ab") as file:
         assert answer.status == 206 and answer.headers["Content-Encoding"] == "identity"
         left = at_most or SIZE
@@ -120,9 +121,9 @@ def fetch(url: str, path: Path, span: str, etag: str | None = None, at_most: int
         return answer.headers["ETag"]
 
 
-def answer(url: str) -> int:
+def answer(url: str, cookie: str = "") -> int:
     try:
-        with urllib.request.urlopen(url) as found:
+        with urllib.request.urlopen(urllib.request.Request(url, headers={"Cookie": cookie})) as found:
             return found.status
     except urllib.error.HTTPError as error:
         return error.code
