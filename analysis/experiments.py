@@ -197,7 +197,10 @@ def _protected(experiment: Experiment, settings: dict | None) -> str | None:
     if "model" not in experiment.description():
         return None
     shape = experiment.shape()
-    protection = protection_of(experiment, shape, settings)
+    try:
+        protection = protection_of(experiment, shape, settings)
+    except PruningError:  # no plan can follow these settings, or the importance of layers is damaged
+        return UNKNOWN
     if protection is None:
         return UNKNOWN
     spared = ~protection.cuttable(shape.num_layers)

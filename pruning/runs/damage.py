@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis import diff, recovery, recovery_cost
-from analysis.experiments import protection_of
 
 from ..errors import PruningError
 from ..experiment import (
@@ -76,17 +75,9 @@ def _fault(number: int, folder: Path, seen: tuple) -> PruningError | None:
 
 
 def _description(experiment: Experiment) -> None:
-    path = experiment.path("description.txt")
-    settings = experiment.settings
-    if "model" not in experiment.description() and not experiment.is_measured:
-        return
-    shape = experiment.shape()
-    try:
-        protection_of(experiment, shape, settings)
-    except PruningError as error:
-        if error.values.get("path") is not None:  # of another file
-            raise
-        raise PruningError("file_broken", path=path, reason=error) from error
+    """Settings that no plan can follow are no damage: the Plan page says so, and mends them."""
+    if "model" in experiment.description() or experiment.is_measured:
+        experiment.shape()
 
 
 def _metrics(experiment: Experiment) -> None:
@@ -147,7 +138,7 @@ def _named_plans(experiment: Experiment) -> None:
 
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment], object]], ...] = (
     # What the check is for comes first; what else it reads, after it.
-    (("description.txt", TABLE_FILE, LAYERS_FILE), _description),
+    (("description.txt", TABLE_FILE), _description),
     ((status.JOB_FILE,), status.read_status),
     (("metrics.json",), _metrics),
     ((RESULT_FILE, "metrics.json"), _figures_of_the_cut),

@@ -194,7 +194,8 @@ KINDS = {
     "weights of the saved model cut short": ("model/model.safetensors", cut_short),
 }
 # Where nothing is said, because nothing is lost by it.
-HARMLESS = ("training without points", "job with a process that cannot be", "job of a process that is another one now")
+HARMLESS = ("an impossible range of layers", "a protection that is none")
+HARMLESS += ("training without points", "job with a process that cannot be", "job of a process that is another one now")
 HARMLESS += ("log not UTF-8", "log a folder", "log missing")
 
 
