@@ -141,7 +141,7 @@ _ALL = (
         "Attention code: auto takes sdpa, but eager for small heads in half precision on CPU (faster there).",
         choices=("auto", "eager", "sdpa"),
     ),
-    Setting("trust_remote_code", False, bool, "model", "Allow a model folder to run the Python code it brings."),
+    Setting("trust_remote_code", False, bool, "model", "Allow a model to run the Python code it brings; no file can say so."),
     Setting("head_dim", None, int, "model", "Size of a head, if you want it checked; it is read from the model.", minimum=1),
     Setting(
         "gqa_ratio",

@@ -68,8 +68,7 @@ class JobQueue:
         Raises PruningError when the experiment is being worked on, or `request` refuses; nothing is changed then.
         """
         with self._lock:
-            current = read_status(experiment)
-            waits_here = current is not None and is_claimed_here(current) and self._job_of(experiment) is None
+            waits_here = is_claimed_here(experiment) and self._job_of(experiment) is None
             claim(experiment, kind, request, waits_here)  # one just created here waits for this job
             if (before := self._job_of(experiment)) is not None:
                 before.is_over = True  # by its file; the executor has not said so yet

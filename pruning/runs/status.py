@@ -5,6 +5,7 @@
 Imports no torch. Knows nothing about what the steps do.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -166,9 +167,12 @@ def claim(experiment: Experiment, kind: str, request: Callable[[], None] | None 
         raise PruningError("disk_write", path=experiment.folder, reason=error.strerror or error) from error
 
 
-def is_claimed_here(status: JobStatus) -> bool:
+def is_claimed_here(experiment: Experiment) -> bool:
     """Whether a job of this process waits, or the process has the experiment for one that it begins next."""
-    return status.state == QUEUED and status.process == this_process()
+    with contextlib.suppress(PruningError):  # a damaged job.json names no process
+        status = last_written(experiment)
+        return status is not None and status.state == QUEUED and status.process == this_process()
+    return False
 
 
 def _waiting(kind: str) -> JobStatus:
