@@ -82,6 +82,13 @@ def test_a_request_that_is_refused_leaves_the_last_status(queue, make):
     assert experiment.path("job.json").read_bytes() == before and queue.place(experiment) == 0
 
 
+def test_a_damaged_status_keeps_nobody_from_a_job(queue, make):
+    experiment = make()
+    experiment.path("job.json").write_text("{")
+    queue.submit("measure", experiment)
+    assert wait_for_end(experiment).state == "done"
+
+
 @pytest.fixture(scope="module")
 def whole(queue, tmp_path_factory, model_folder, text):
     """Files of a run that went well."""
