@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from pruning.experiment import Experiment
 from pruning.export.hugging_face import save_model
 from pruning.model.model_source import DEMO_FOLDER
+from pruning.process import is_alive
 from pruning.runs import jobs
 from pruning.runs.report import RunReport
 from pruning.runs.status import JobStatus, last_written, request_cancel
@@ -101,10 +102,9 @@ def wait_for_end(experiment: Experiment, seconds: float = 240.0) -> JobStatus:
     return last_written(experiment)
 
 
-def is_gone(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    return True
+def wait_until_gone(process: tuple[int, float], seconds: float = 240.0) -> None:
+    """Waits for the end of this process, and not of another one that has its pid by now."""
+    wait_until(lambda: not is_alive(*process), seconds)
 
 
 # faults ---------------------------------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from tests.runs.quick_runs import (
     assert_nothing_half_written,
     clumsy_worker,
     files_of,
-    is_gone,
     new_experiment,
     plan_fault,
     quick_settings,
     wait_for_end,
     wait_until,
+    wait_until_gone,
 )
 
 ENDLESS = {"num_samples": 10**5, "seq_len": 2, "gradient_batch_size": 1}  # of windows; minutes
@@ -228,12 +228,13 @@ def test_a_job_that_does_not_react_is_ended_with_its_worker(make, whole):
     queue.submit("global", stuck)
     queue.submit("measure", behind)
     wait_until(lambda: read_status(stuck).step == "gradients")
-    worker = read_status(stuck).process[0]
+    worker = read_status(stuck).process
     queue.cancel(stuck)
     assert wait_for_end(stuck, seconds=60).state == "cancelled"
     assert_nothing_half_written(stuck, whole, table=False)
     assert wait_for_end(behind).state == "done"
-    assert is_gone(worker) and read_status(behind).process[0] != worker
+    wait_until_gone(worker)
+    assert read_status(behind).process != worker
     queue.shutdown()
 
 

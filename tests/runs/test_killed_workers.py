@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pruning.runs.jobs import JobQueue
@@ -16,12 +15,11 @@ from tests.runs.quick_runs import (
     assert_nothing_half_written,
     clumsy_worker,
     files_of,
-    is_gone,
     new_experiment,
     plan_fault,
     quick_settings,
     wait_for_end,
-    wait_until,
+    wait_until_gone,
 )
 
 ADVICE = (
@@ -61,7 +59,7 @@ def test_killed_in_each_step_it_is_reported_and_a_second_try_succeeds(queue, mak
     queue.submit("global", experiment)
     status = wait_for_end(experiment)
     assert (status.state, status.step, status.error["message"]) == ("failed", step, ADVICE)
-    assert is_gone(status.process[0])
+    wait_until_gone(status.process)
     assert_nothing_half_written(experiment, whole, table=STEPS_THAT_RUN.index(step) > TABLE)
 
     experiment.write_settings(experiment.settings | {"save_model": False})
@@ -92,9 +90,9 @@ def test_jobs_behind_a_killed_one_still_run(queue, make):
 def test_a_worker_that_dies_with_nothing_to_do_is_replaced_without_a_word(queue, make):
     first, second = make("first"), make("second")
     queue.submit("measure", first)
-    worker = psutil.Process(wait_for_end(first).process[0])
-    worker.kill()
-    wait_until(lambda: is_gone(worker.pid))
+    worker = wait_for_end(first).process
+    os.kill(worker[0], signal.SIGKILL)
+    wait_until_gone(worker)
     queue.submit("measure", second)
     assert wait_for_end(second).state == "done"
 
@@ -128,7 +126,7 @@ experiment = Experiment(Path(sys.argv[1]))
 queue().submit("measure", experiment)
 while read_status(experiment).done == 0:
     threading.Event().wait(0.02)
-print(read_status(experiment).process[0], flush=True)
+print(*read_status(experiment).process, flush=True)
 if sys.argv[2] == "waits":
     threading.Event().wait()
 """
@@ -143,7 +141,8 @@ def serve(make, tmp_path):
     def start(how: str):
         command = [sys.executable, "-c", SERVER, str(experiment.folder), how]
         server = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
-        return server, int(server.stdout.readline()), experiment
+        pid, started = server.stdout.readline().split()
+        return server, (int(pid), float(started)), experiment
 
     return start
 
@@ -152,13 +151,13 @@ def test_a_server_that_stops_cancels_its_job_and_does_not_wait_for_its_end(serve
     server, worker, experiment = serve("ends")
     assert server.wait(timeout=60) == 0
     assert read_status(experiment).state == "cancelled"
-    wait_until(lambda: is_gone(worker))
+    wait_until_gone(worker)
 
 
 def test_a_worker_does_not_outlive_a_server_that_was_killed(serve):
     server, worker, experiment = serve("waits")
     server.send_signal(signal.SIGKILL)
     server.wait()
-    wait_until(lambda: is_gone(worker), seconds=60)
+    wait_until_gone(worker)
     assert read_status(experiment).state == "cancelled"
     assert not experiment.has("global_group_table.csv")
