@@ -40,6 +40,7 @@ MESSAGES = {
     "config_broken": "{path} is not valid JSON ({reason}). Fetch the file again.",
     "architecture": "The architecture {found!r} is not supported. Supported are: {supported}.",
     "config_value": "config.json gives `{name}` as {value!r}; it must be {expected}.",
+    "config_kernel": "config.json asks by `{name}` for code of the hub ({found}), which is not fetched. Remove that entry.",
     "no_weights": "{folder} holds no weights (no .safetensors and no pytorch_model.bin).",
     "head_differs": "config.json in {folder} says that the output head is tied to the embeddings, but the weights hold another "
     'head. Write "tie_word_embeddings": false into it to keep that head.',
@@ -55,6 +56,8 @@ MESSAGES = {
     "safetensors, or save a plain state dict.",
     "does_not_fit_gpu": "The model does not fit into the memory of the GPUs here. Choose a smaller model, or --device cpu.",
     "tokenizer": "The tokenizer of {model!r} cannot be read: {reason}.",
+    "tokenizer_missing": "{model} holds no tokenizer. Put its files there; one that is Python code of the model is never "
+    "passed on.",
     "tokenizer_code": "The tokenizer of {model!r} is Python code that the model brings, which runs only if you allow it. Read "
     "it, then allow it: on the Model page, or by --trust_remote_code.",
     "device": "The device {device!r} is not available here{choices}.",
@@ -182,6 +185,7 @@ MESSAGES = {
     "it is not offered for download.",
     "export_not_original": "The exported model is not what the plan leaves of the original files: {fault}. It is not offered "
     "for download.",
+    "export_foreign": "{folder} holds what this program did not write: {found}. It is not passed on. Remove it, or cut again.",
     "export_memory": "Checking this format does not fit into memory: {needed} needed, {free} free. Free some memory, or take "
     "the saved folder as it is.",
     "export_llama_cpp": "llama.cpp reads the exported file differently: it goes on as the pruned model for {equal} of {tokens} "

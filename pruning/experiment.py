@@ -258,7 +258,10 @@ class Experiment:
                 self.require()
                 self._refuse_if_worked_on()
                 rename(self.folder, doomed)
-            shutil.rmtree(doomed)
+            if doomed.is_symlink():  # what it leads to is somewhere else, and stays
+                doomed.unlink()
+            else:
+                shutil.rmtree(doomed)
         except OSError as error:
             raise PruningError("disk_delete", path=error.filename or doomed, reason=error.strerror or error) from error
 
@@ -460,11 +463,13 @@ class Experiment:
 
     def _finish_taking(self) -> None:
         taken = self.path(_TAKEN_FOLDER)
-        if not (taken / _GONE_FILE).exists():
+        if taken.is_symlink() or not (taken / _GONE_FILE).exists():
             remove(taken)  # all of it was taken, and the removing stopped halfway
             return
-        for name in read_json(taken / _GONE_FILE, FORMAT_VERSION)["names"]:
-            remove(self.path(name))
+        gone = read_json(taken / _GONE_FILE, FORMAT_VERSION).get("names")
+        for entry in [self.path(ADAPTER_FOLDER), self.path(RECOVERY_FILE), *self._exports()]:  # nothing else, whatever it says
+            if isinstance(gone, list) and entry.name in gone:
+                remove(entry)
         for name in _MERGED:
             if (taken / name).exists():
                 self._merge(taken, name)
@@ -721,6 +726,8 @@ class Experiment:
     def _named_plan(self, name: str) -> Path:
         if not _NAME.fullmatch(name or ""):
             raise PruningError("plan_name", name=name)
+        if self.path(PLANS_FOLDER).is_symlink():
+            raise PruningError("file_broken", path=self.path(PLANS_FOLDER), reason="it leads out of the experiment")
         return self.path(PLANS_FOLDER, f"{name}.json")
 
     def _write_group_csv(self, name: str, table: GroupTable, positions: np.ndarray) -> None:
@@ -941,7 +948,10 @@ def _from_inside(name: str, value, folder: Path) -> str:
         inner = PurePosixPath(value[_INSIDE])
         if inner.is_absolute() or ".." in inner.parts or not inner.parts:
             raise ValueError(f"{value[_INSIDE]!r} is no file of this folder")
-        return str(folder.joinpath(*inner.parts))
+        found = folder.joinpath(*inner.parts)
+        if not found.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{value[_INSIDE]!r} leads out of this folder")
+        return str(found)
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         typed = Path(value).expanduser()
         own = folder / typed.name

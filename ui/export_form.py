@@ -140,11 +140,11 @@ def _is_stock(header: CheckpointHeader) -> bool:
 
 
 def _make(experiment: Experiment, name: str) -> None:
-    _submit(experiment, "pack" if name == HF else "export", ExportRequest((name,)), workspace.permissions(experiment))
+    _submit(experiment, "pack" if name == HF else "export", ExportRequest((name,)))
 
 
 def _push(experiment: Experiment, repository: str, token: str | None, private: bool) -> None:
-    _submit(experiment, "export", ExportRequest((), repository=repository, private=private), Permissions(token))
+    _submit(experiment, "export", ExportRequest((), repository=repository, private=private), token)
 
 
 def _clean_up(experiment: Experiment) -> None:
@@ -156,8 +156,9 @@ def _clean_up(experiment: Experiment) -> None:
         st.session_state[_ERROR_KEY] = error_text(error)
 
 
-def _submit(experiment: Experiment, kind: str, request: ExportRequest, permissions: Permissions) -> None:
+def _submit(experiment: Experiment, kind: str, request: ExportRequest, token: str | None = None) -> None:
     try:
+        permissions = Permissions(token) if token else workspace.permissions(experiment)
         queue().submit(kind, experiment, permissions, partial(request.write, experiment) if kind == "export" else None)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

@@ -19,7 +19,7 @@ import hmac
 import re
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 import streamlit as st
 from starlette.datastructures import MutableHeaders
@@ -57,10 +57,11 @@ class Gate:
             return _refusal(asked, "gate.other_page")
         if self._token is None:
             return None
-        if IN_LINK in asked.query_params:
-            is_right = self._is_token(asked.query_params[IN_LINK])
-            return _go_on(asked, self._token) if is_right else _refusal(asked, "gate.token")
-        return None if self._is_token(asked.cookies.get(_cookie_name(asked), "")) else _refusal(asked, "gate.token")
+        is_known = self._is_token(asked.cookies.get(_cookie_name(asked), ""))
+        if IN_LINK in asked.query_params:  # an old link from a history keeps nobody out who is in
+            is_known |= self._is_token(asked.query_params[IN_LINK])
+            return _go_on(asked, self._token) if is_known else _refusal(asked, "gate.token")
+        return None if is_known else _refusal(asked, "gate.token")
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._token.encode())
@@ -96,7 +97,8 @@ def _go_on(asked: HTTPConnection, token: str) -> Response:
     By a page, not by a redirect: after a click on a page of another site, browsers withhold a strict cookie through all
     redirects. The address is relative, whatever a proxy puts before it.
     """
-    kept = [part for part in asked.scope["query_string"].decode("latin-1").split("&") if part.partition("=")[0] != IN_LINK]
+    parts = asked.scope["query_string"].decode("latin-1").split("&")
+    kept = [part for part in parts if unquote_plus(part.partition("=")[0]) != IN_LINK]
     there = escape(f"./{quote(asked.scope['path'].rpartition('/')[2])}{'?' if any(kept) else ''}{'&'.join(kept)}")
     response = HTMLResponse(_GO_ON.format(there=there), headers=_NOT_KEPT)
     response.set_cookie(
@@ -111,8 +113,10 @@ def _go_on(asked: HTTPConnection, token: str) -> Response:
 
 
 def _refusal(asked: HTTPConnection, key: str) -> Response:
-    """A page of one sentence, in the first language of the browser."""
-    spoken = language.of_locale(asked.headers.get("accept-language", "").partition(",")[0])
+    """A page of one sentence, in the language that the address asks for, or else the first one of the browser."""
+    asked_for = asked.query_params.get("lang")
+    of_browser = language.of_locale(asked.headers.get("accept-language", "").partition(",")[0])
+    spoken = asked_for if asked_for in language.LANGUAGES else of_browser
     return PlainTextResponse(sentences(spoken)[key], 403, headers=_NOT_KEPT)
 
 

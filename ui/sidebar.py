@@ -34,7 +34,7 @@ def _experiment_picker() -> None:
         t("sidebar.experiment"),
         names,
         key=_PICKER_KEY,
-        placeholder=t("sidebar.no_experiment"),
+        placeholder=t("sidebar.none_open" if names else "sidebar.no_experiment"),
         help=t("sidebar.experiment.help", root=workspace.output_root()),
         disabled=not names,
         on_change=lambda: workspace.open_experiment(st.session_state[_PICKER_KEY]),

@@ -90,7 +90,8 @@ def consents_to_code(base_model: str) -> bool:
 
 
 def permissions(experiment: Experiment) -> Permissions:
-    """What a job on this experiment may do for this person."""
+    """What a job on this experiment may do for this person; raises PruningError where it is gone or damaged."""
+    experiment.require()
     return Permissions(hub_token(), consents_to_code(experiment.settings["base_model"]))
 
 

@@ -41,7 +41,8 @@ def run(command: str, known: argparse.Namespace) -> int:
     print(*notes, sep="", end="", file=sys.stderr)  # only now: what is refused is one sentence
     stopped = _stopped_run(command, given, settings) if settings["resume"] else None
     if stopped is not None:
-        settings = stopped.settings | {"dry_run": settings["dry_run"]}
+        # Where the table goes is said by this command line alone: a description may come from somebody else.
+        settings = stopped.settings | {name: settings[name] for name in ("dry_run", "save_table_path")}
     if settings["base_model"] is None:
         raise PruningError("setting_missing", name="base_model")
     job = _job(command, given, settings) if stopped is None else stopped.last_job or _JOBS.get(command, command)

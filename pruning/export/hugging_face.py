@@ -104,7 +104,13 @@ def write_small_files(
 
 def _licences(source: Path | None) -> list[Path]:
     found = {file for pattern in LICENCE_FILES for file in source.glob(pattern)} if source else set()
-    return sorted(file for file in found if file.is_file())
+    return sorted(file for file in found if file.is_file() and _belongs_to(source, file))
+
+
+def _belongs_to(source: Path, file: Path) -> bool:
+    """Whether a file of a model folder is no link to something else; the hub's cache links into `blobs` of the same model."""
+    homes = [source, source.parent.parent / "blobs"] if source.parent.name == "snapshots" else [source]
+    return any(file.resolve().is_relative_to(home.resolve()) for home in homes)
 
 
 def _write_config(model: PreTrainedModel, dtype: torch.dtype, folder: Path) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import PruningError
+from ..files import write_whole
 from ..model.architecture import CODE_FILES, auto_map
 from ..planning.checkpoint_header import read_config
 from ..planning.shape import PRUNED_PREFIX
 
 # Entries of transformers' JSON files that name a Python file to run.
-_LEADING_TO_CODE = ("auto_map", "custom_pipelines")
+_LEADING_TO_CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
 _OF_REMOTE_CODE = "transformers_modules"  # the package under which transformers imports a folder's code
 _SAMPLES = ("def area(width, height):\n    return width * height  # 面积 ü\n", "  1,234.5\t¿Qué? 日本語 😀 <s></s>")
 
@@ -41,6 +42,21 @@ def foreign_code(folder: Path) -> str | None:
         if file.read_bytes() != own.get(str(file.relative_to(folder))):
             return file.name
     return next((f"{foreign[0]} in {file.name}" for file, foreign in _entries(folder)), None)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Before a folder is packed or uploaded: raises PruningError where somebody put other code, or a link that leaves it, into
+    it. Our own two files are brought up to this version, which is the one that builds and checks the model.
+    """
+    for file in CODE_FILES if _is_of_own_class(folder) else ():
+        if (folder / file.name).is_file() and (folder / file.name).read_bytes() != file.read_bytes():
+            write_whole(folder / file.name, file.read_bytes())
+    found = foreign_code(folder)
+    for entry in sorted(folder.rglob("*")):
+        if entry.is_symlink() and not entry.resolve().is_relative_to(folder.resolve()):
+            found = found or f"{entry.relative_to(folder)}, which leads out of it"
+    if found is not None:
+        raise PruningError("export_foreign", folder=folder, found=found)
 
 
 def portable(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase | None:

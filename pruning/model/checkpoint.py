@@ -20,6 +20,7 @@ from ..planning.shape import PRUNED_PREFIX
 from .model_source import fetch
 from .runtime import is_out_of_memory, resolve_attention, resolve_device, resolve_dtype
 
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json")
 SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -73,6 +74,11 @@ def load(header: CheckpointHeader, settings: dict, trust_remote_code: bool = Fal
     return LoadedModel(model, load_tokenizer(header.folder, trust_remote_code), header)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there are files of a tokenizer at all."""
+    return any((Path(folder) / name).exists() for name in _TOKENIZER_FILES)
+
+
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder; code that the folder brings for it runs only where the person allowed that.
 
@@ -81,6 +87,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if not has_tokenizer(folder):
+            raise PruningError("tokenizer_missing", model=str(folder)) from error
         if not trust_remote_code and "`trust_remote_code=True`" in str(error):
             raise PruningError("tokenizer_code", model=str(folder)) from error
         raise PruningError("tokenizer", model=str(folder), reason=first_line(error)) from error
@@ -98,13 +106,13 @@ def _load_model(header: CheckpointHeader, options: dict, own_class: bool, trust_
             )
     except pickle.UnpicklingError as error:
         raise PruningError("pickle_refused", file=header.weight_files[0]) from error
-    except (RuntimeError, ValueError, OSError, EOFError) as error:
+    except (RuntimeError, ValueError, OSError, EOFError, ImportError) as error:
         if is_out_of_memory(error):
             raise
         if "weights_only" in str(error) or "Weights only load failed" in str(error):
             raise PruningError("pickle_refused", file=header.weight_files[0]) from error
         # Safetensors are complete, their headers were checked.
-        if header.tensors or isinstance(error, ValueError):
+        if header.tensors or isinstance(error, ValueError | ImportError):
             raise PruningError("load_failed", folder=header.folder, reason=first_line(error)) from error
         raise PruningError("weights_truncated", file=header.weight_files[0], reason=first_line(error)) from error
     refuse_unless_all_fitted(info)

@@ -180,6 +180,8 @@ def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that is whole; what a kill left of others is removed. For the first process."""
     whole = []
     for checkpoint in (folder / _CHECKPOINTS).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not checkpoint.resolve().is_relative_to(folder.resolve()):
+            continue  # a link: what it leads to is not ours, to read or to remove
         if _is_whole(checkpoint):
             whole.append(str(checkpoint))
         else:

@@ -30,6 +30,7 @@ _TIED = "tie_word_embeddings"
 ROTARY_BUFFER = "rotary_emb.inv_freq"  # written by old transformers
 BYTES_PER_PARAMETER = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # dtypes as safetensors writes them
 _CONFIG_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_COMPUTED_BY = ("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation")
 _FINGERPRINT_BYTES = 4096
 OWN_HEAD = (
     "config.json says that the output head is tied to the embeddings, but the files hold a head of its own: "
@@ -96,7 +97,12 @@ class CheckpointHeader:
         return _CONFIG_DTYPES.get(self.config.get("dtype") or self.config.get("torch_dtype"))
 
     def check(self) -> None:
-        """Raises PruningError unless names and shapes of the tensors are just those the config asks for."""
+        """Raises PruningError unless names and shapes of the tensors are just those the config asks for, and for a config that
+        names code of the hub to compute with, which transformers would fetch and run.
+        """
+        for name in _COMPUTED_BY:
+            if "/" in str(self.config.get(name, "")):
+                raise PruningError("config_kernel", name=name, found=self.config[name])
         if not self.tensors:
             return
         expected = self.shape.tensor_shapes()

@@ -6,6 +6,7 @@ The saved folder is the source: it was held against the model in memory when it 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -32,10 +33,11 @@ from ..export.gguf_file import write_gguf
 from ..export.hub import push
 from ..export.hugging_face import load_trusted, model_card, write_zip
 from ..export.original import Original
+from ..export.own_code import refuse_foreign
 from ..export.reload_check import check_file, check_reload
 from ..export.streamed_cut import rewrite
 from ..files import room, written_whole
-from ..model.checkpoint import load_tokenizer
+from ..model.checkpoint import has_tokenizer, load_tokenizer
 from ..model.runtime import resolve_device
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
@@ -64,7 +66,9 @@ def _push(experiment: Experiment, report: RunReport, request: ExportRequest, per
         beside = tuple(name for name in request.formats if name == BIN or name in GGUF_KINDS)
         card = model_card(experiment, place=request.repository, beside=beside)
         files = tuple(experiment.path(file_of(name)) for name in beside)
-        url = push(saved_model(experiment), request.repository, permissions.token, card, files, request.private)
+        folder = saved_model(experiment)
+        refuse_foreign(folder)
+        url = push(folder, request.repository, permissions.token, card, files, request.private)
         report.say(f"    {url}")
 
 
@@ -82,7 +86,7 @@ def make_formats(
     """
     folder = saved_model(experiment)
     header = CheckpointHeader.read(folder)
-    source = _Source(folder, header, load_tokenizer(folder), settings, max_shard_size, model)
+    source = _Source(folder, header, settings, max_shard_size, model)
     for name in formats:
         refuse(name, header)
         if name not in (HF, PLAN):
@@ -101,7 +105,6 @@ class _Source:
 
     folder: Path
     header: CheckpointHeader
-    tokenizer: PreTrainedTokenizerBase
     settings: dict
     max_shard_size: str
     loaded: PreTrainedModel | None
@@ -112,6 +115,15 @@ class _Source:
             device = resolve_device(self.settings["device"])
             self.loaded = load_trusted(self.folder, dtype=torch.float32).to(device).eval()
         return self.loaded
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.folder)
+
+    @property
+    def tokenizer_if_there(self) -> PreTrainedTokenizerBase | None:
+        """None where the model's own is code, which was not passed on."""
+        return self.tokenizer if has_tokenizer(self.folder) else None
 
     def require_memory(self) -> None:
         """Raises PruningError when checking would not fit: a fresh process holds the model in float32, beside the one here."""
@@ -129,7 +141,7 @@ class _Source:
 def _make(experiment: Experiment, report: RunReport, source: _Source, name: str, needed: int) -> None:
     target = experiment.path(file_of(name))
     if name == HF:
-        write_zip(source.folder, target, report.progress)
+        pack_model(experiment, report)
     elif name == PLAN:
         _record(experiment, report, name, _check_plan(experiment))
     elif name in HF_DTYPES:
@@ -146,14 +158,21 @@ def _make(experiment: Experiment, report: RunReport, source: _Source, name: str,
             _record(experiment, report, name, check)
 
 
+def pack_model(experiment: Experiment, report: RunReport) -> None:
+    """Packs the saved folder as `model.zip`; raises PruningError where it holds what this program did not write."""
+    folder = saved_model(experiment)
+    refuse_foreign(folder)
+    write_zip(folder, experiment.path(file_of(HF)), report.progress)
+
+
 def _make_folder(experiment: Experiment, report: RunReport, source: _Source, name: str, needed: int) -> None:
     """The folder in another number format, in place of an older one once it was checked, and its zip."""
     target = experiment.path(folder_of(name))
     dtype = getattr(torch, HF_DTYPES[name])
     with written_whole(target, needed) as folder:
-        rewrite(source.header, source.tokenizer, folder, dtype, source.max_shard_size, report.progress)
+        rewrite(source.header, source.tokenizer_if_there, folder, dtype, source.max_shard_size, report.progress)
         report.say("    loading it again in a fresh process")
-        check = check_reload(folder, source.model, source.tokenizer, source.windows, Original(source.folder))
+        check = check_reload(folder, source.model, source.tokenizer_if_there, source.windows, Original(source.folder))
         report.check_cancelled()
         write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
         _record(experiment, report, name, check)
@@ -183,7 +202,8 @@ def checked(check: dict) -> str:
         return "names, shapes and sizes agree"
     words = f"largest difference of logits {check['max_abs_diff']:.1e}, top-1 agreement {check['top1']:.2%}"
     if "original_diff" in check:
-        words += f"; from the original files, masked: {check['original_diff']:.1e} of the largest logit"
+        told = f"{check['original_diff']:.1e} of the largest logit"
+        words += f"; from the original files with what the plan removes set to zero: {told}"
     if found := check.get("llama_cpp"):
         words += f"; llama.cpp: {found['equal']} of {found['tokens']} greedy tokens equal"
     return words

@@ -29,19 +29,17 @@ from ..experiment import (
     REPAIR_FILE,
     RESULT_FILE,
     SAMPLES_FILE,
-    ZIP_FILE,
     Experiment,
     write_csv,
     write_json,
 )
 from ..export.formats import HF, parse_formats
-from ..export.hugging_face import write_zip
 from ..model.checkpoint import LoadedModel
 from ..model.surgery import cut
 from ..planning.checkpoint_header import CheckpointHeader, TensorHeader
 from ..planning.plan import PruningPlan
 from .describing import describe_cut, say_empty_layers, say_plan
-from .exporting import export, make_formats
+from .exporting import export, make_formats, pack_model
 from .findings import asked
 from .iterative import plan_in_rounds
 from .judging import load_held_out, record_perplexity, save_and_check, saved_dtype, was_measured
@@ -127,10 +125,8 @@ def baseline(experiment: Experiment, report: RunReport, settings: dict, permissi
 
 def pack(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Packs the saved, checked model folder as `model.zip`."""
-    if not experiment.is_saved:
-        raise PruningError("step_needs", step="export", needed="a cut")
     with report.step("save", unit="bytes"):
-        write_zip(experiment.model_folder, experiment.path(ZIP_FILE), report.progress)
+        pack_model(experiment, report)
 
 
 def try_plans(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:

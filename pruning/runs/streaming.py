@@ -7,6 +7,7 @@ import contextlib
 
 import psutil
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from analysis.picture import save_plan_picture
 
@@ -73,7 +74,7 @@ def apply_streamed(experiment: Experiment, report: RunReport, settings: dict, pe
             report.skip(step, "no model is in memory")
         save_plan_picture(plan, experiment.path(PICTURE_FILE))
         with report.step("save"):
-            _check(experiment, report, settings, header, written, plan, tokenizer)
+            _check(experiment, report, settings, header, written, plan, tokenizer, permissions)
         write_csv(experiment.path(RESULT_FILE), matrices)  # last: it says that the cut came to its end
     except BaseException:
         with contextlib.suppress(PruningError):
@@ -94,7 +95,8 @@ def _check(
     header: CheckpointHeader,
     written: CheckpointHeader,
     plan: PruningPlan,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase | None,
+    permissions: Permissions,
 ) -> None:
     """Names, shapes and sizes from the headers; logits too where the source is small, and fits into memory many times over."""
     written.check()
@@ -102,7 +104,7 @@ def _check(
     computing = header.shape.parameters * _COMPUTING_BYTES
     if computing <= _AT_MOST and computing < _EASILY * psutil.virtual_memory().available:
         report.say("    loading it again in a fresh process")
-        source = load(header, settings | {"dtype": "float32"}).model
+        source = load(header, settings | {"dtype": "float32"}, permissions.trust_remote_code).model
         with masked(source, plan):
             found = check_reload(
                 written.folder, source, tokenizer, check_windows(settings, header), Original(header.folder, plan)

@@ -102,6 +102,19 @@ def test_a_wrong_token_gets_one_sentence_in_the_language_of_the_browser(server):
         assert answer.headers["Set-Cookie"] is None
 
 
+def test_the_language_in_the_address_goes_before_that_of_the_browser(server):
+    answer = asked(server, "/shape-plan?lang=zh", Accept_Language="en")
+    assert answer.read().decode() == sentence("gate.token", "zh")
+
+
+def test_an_old_link_keeps_nobody_out_who_is_in_and_no_spelling_of_the_token_stays(server):
+    token = server.cookie.partition("=")[2]
+    for link in ("/shape-plan?token=old&ratio=0.3", f"/shape-plan?%74oken={token}&ratio=0.3"):
+        answer = asked(server, link, Cookie=server.cookie)
+        page = answer.read().decode()
+        assert answer.status == 200 and 'url=./shape-plan?ratio=0.3"' in page and token not in page
+
+
 # a browser ------------------------------------------------------------------------------------------------------------
 
 

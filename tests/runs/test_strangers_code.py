@@ -137,12 +137,64 @@ def test_python_files_are_fetched_from_the_hub_by_consent_only(monkeypatch, tmp_
     def snapshot_download(repo_id, allow_patterns, ignore_patterns, token):
         taken.update(filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
         (tmp_path / "model.safetensors").touch()
+        (tmp_path / "config.json").write_text("{}")
         return tmp_path
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     fetch("owner/name", with_code=with_code)
     code = {"tokenizer_own.py", "modeling_own.py", "LICENSE.py"} if with_code else set()
     assert taken == {"config.json", "model.safetensors", "tokenizer.json"} | code
+
+
+def test_a_config_that_names_a_kernel_of_the_hub_is_refused(stranger):
+    for value in ("evil/kernel", {"": "evil/kernel"}):
+        config = json.loads((stranger / "config.json").read_text()) | {"_attn_implementation": value}
+        (stranger / "config.json").write_text(json.dumps(config))
+        with pytest.raises(PruningError, match="code of the hub"):
+            open_checkpoint(str(stranger))
+
+
+def test_streaming_with_consent_needs_no_second_one(cut_by_stranger, stranger, mark, text, tmp_path):
+    """A tokenizer that only code can make, of a model small enough that the result is loaded again."""
+    path = stranger / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "Trap"}))
+    flags = [f"--base_model={stranger}", f"--output_root={tmp_path / 'streamed'}", "--experiment_name=run", "--stream"]
+    plan = f"--plan={cut_by_stranger.path('plan.json')}"
+    assert main(["apply", *flags, plan, "--remove_empty_layers", "--trust_remote_code"]) == 0
+    assert mark.exists() and foreign_code(tmp_path / "streamed" / "run" / "model") is None
+
+
+@pytest.mark.parametrize("put", ["code", "auto_map", "link"])
+def test_what_somebody_put_into_a_saved_model_is_not_packed(cut_by_stranger, tmp_path, put):
+    folder, secret = cut_by_stranger.model_folder, tmp_path / "secret"
+    secret.write_text("secret")
+    if put == "code":
+        (folder / "more.py").write_text("x = 1")
+    elif put == "auto_map":
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": [None, "more.T"]}}))
+    else:
+        (folder / "NOTICE").symlink_to(secret)
+    with pytest.raises(PruningError) as refused:
+        steps.run("pack", cut_by_stranger)
+    assert refused.value.code == "export_foreign" and not cut_by_stranger.has("model.zip")
+
+
+def test_our_own_code_in_a_folder_of_an_earlier_version_is_brought_up_to_date(cut_by_stranger):
+    file = cut_by_stranger.model_folder / "modeling_pruned.py"
+    ours = file.read_bytes()
+    file.write_bytes(ours + b"# as an earlier version wrote it\n")
+    steps.run("pack", cut_by_stranger)
+    assert file.read_bytes() == ours and foreign_code(cut_by_stranger.model_folder) is None
+
+
+def test_a_licence_that_is_a_link_to_something_else_is_not_passed_on(stranger, text, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (stranger / "LICENSE").symlink_to(tmp_path / "secret")
+    (stranger / "NOTICE").write_text("of the model")
+    assert main(["uniform", *quick_flags(stranger, text, tmp_path / "log"), OPEN[2], "--save_model"]) == 0
+    model = tmp_path / "log" / "run" / "model"
+    assert not (model / "LICENSE").exists() and (model / "NOTICE").read_text() == "of the model"
 
 
 @pytest.mark.parametrize("tampered", ["modeling_pruned.py", "more.py", "tokenizer_config.json"])
