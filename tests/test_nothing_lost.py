@@ -218,7 +218,7 @@ def test_what_was_copied_out_first_stays(tmp_path, make):
 def test_leftovers_go_and_what_a_living_process_has_stays(tmp_path):
     pid, started = this_process()
     ours = files.hidden_name(tmp_path / "run", files.PART)
-    gone = tmp_path / f".run.part-{pid}-{started - 1000:.2f}-0a1b2c3d"  # the pid is used again
+    gone = tmp_path / f".run.part-{pid}-{started + 1000:.2f}-0a1b2c3d"  # the pid is used again
     of_earlier_versions = tmp_path / ".run.deleted-0a1b2c3d"
     foreign = [tmp_path / name for name in (".git", ".run.part-12", ".DS_Store", ".run.part-1-x-0a1b2c3d")]
     for folder in (ours, gone, of_earlier_versions, *foreign):

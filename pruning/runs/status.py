@@ -59,7 +59,7 @@ def step_number(step: str) -> int:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """State of the last or current run of an experiment. `process` is (pid, its start time); times in Unix seconds.
+    """State of the last or current run of an experiment. `process` is (pid, `start_of` it); times in Unix seconds.
 
     Of the units `done`, `done_before` were done before `step_started`: by a run that was stopped.
     """

@@ -6,10 +6,10 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
-import psutil
 import pytest
 
 from pruning.errors import PruningError
+from pruning.process import start_of
 from pruning.runs.jobs import JobQueue
 from pruning.runs.status import JobStatus, claim, last_written, read_status, this_process, write_status
 from tests.runs.quick_runs import (
@@ -244,7 +244,7 @@ def test_a_worker_that_dies_is_not_reported_before_it_is_known_how(make):
     queue, experiment = JobQueue(lambda: executor), make()
     queue.submit("measure", experiment)
     dead = subprocess.Popen([sys.executable, "-c", ""])
-    born = psutil.Process(dead.pid).create_time()
+    born = start_of(dead.pid)
     dead.wait()
     write_status(experiment, replace(last_written(experiment), state="running", process=(dead.pid, born)))
     assert read_status(experiment).error["code"] == "worker_lost"

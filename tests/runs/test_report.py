@@ -13,6 +13,7 @@ import torch
 
 from pruning.errors import Cancelled, PruningError
 from pruning.experiment import Experiment
+from pruning.process import start_of
 from pruning.runs import steps
 from pruning.runs.report import RunReport, as_pruning_error
 from pruning.runs.status import STEPS, JobStatus, read_status, request_cancel, state_of, this_process, write_status
@@ -148,7 +149,7 @@ def test_what_the_system_refuses_gets_advice(error, code):
 def ended_process() -> subprocess.Popen:
     """A process that has ended but is still in the process table, as nobody waited for it."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    created = psutil.Process(process.pid).create_time()
+    created = start_of(process.pid)
     process.stdin.close()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         pass
@@ -173,6 +174,16 @@ def test_another_process_with_the_same_number_is_not_the_one_that_ran_it(experim
     write_status(experiment, JobStatus("measure", "running", process=(pid, created)))
     assert read_status(experiment).is_active
     write_status(experiment, JobStatus("measure", "running", process=(pid, created - 3600)))
+    assert read_status(experiment).state == "failed"
+
+
+def test_a_clock_that_is_set_makes_no_other_process(experiment, monkeypatch):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    write_status(experiment, JobStatus("measure", "running", process=(process.pid, start_of(process.pid))))
+    boot_time = psutil.boot_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + 60)  # /proc/stat follows the clock
+    assert read_status(experiment).is_active
+    process.communicate()
     assert read_status(experiment).state == "failed"
 
 
