@@ -156,7 +156,7 @@ class Experiment:
             return
         if not self.has("description.txt"):
             raise PruningError("experiment_foreign", folder=self.folder)
-        self._refuse_if_worked_on()
+        self.refuse_if_worked_on()
         if self.holds_work and not overwrite:
             raise PruningError("experiment_exists", name=self.name)
 
@@ -224,39 +224,50 @@ class Experiment:
         return branch
 
     def rename(self, new_name: str) -> "Experiment":
-        """The experiment under its new name, which `description.txt` says too; raises PruningError when it is taken."""
+        """The experiment under its new name, which `description.txt` says too.
+
+        Raises PruningError when it is taken, or the experiment is worked on.
+        """
         root = self.folder.parent
         renamed = Experiment.at(root, new_name)
         if renamed == self:
             return self
         self.require()
         try:
+            with locked(root):
+                _sweep(root)
+                self.require()
+                self.refuse_if_worked_on()
+                if os.path.lexists(renamed.folder):
+                    raise PruningError("experiment_taken", name=new_name, root=root)
+                with self._alone():  # the folder, by whichever name
+                    self._move_to(renamed)
+        except OSError as error:
+            raise PruningError("disk_write", path=renamed.folder, reason=error.strerror or error) from error
+        return renamed
+
+    def _move_to(self, renamed: "Experiment") -> None:
+        try:
             description = portable(self.description(), self.folder)
         except PruningError:  # a damaged one can have another name too
             description = None
-        try:
-            with locked(root):
-                _sweep(root)
-                self._refuse_if_worked_on()
-                if os.path.lexists(renamed.folder):
-                    raise PruningError("experiment_taken", name=new_name, root=root)
-                rename(self.folder, renamed.folder)
-        except OSError as error:
-            raise PruningError("disk_write", path=renamed.folder, reason=error.strerror or error) from error
+        rename(self.folder, renamed.folder)
         if description is not None:
-            description["settings"]["experiment_name"] = new_name
+            description["settings"]["experiment_name"] = renamed.name
             write_json(renamed.path("description.txt"), description)
-        return renamed
 
     def delete(self) -> None:
-        """Removes the folder and all in it. It is gone from the list at once, whatever happens to its files after that."""
+        """Removes the folder and all in it. It is gone from the list at once, whatever happens to its files after that.
+
+        Raises PruningError when it is worked on.
+        """
         self.require()
         doomed = hidden_name(self.folder, PART)
         try:
             with locked(self.folder.parent):
                 _sweep(self.folder.parent)
                 self.require()
-                self._refuse_if_worked_on()
+                self.refuse_if_worked_on()
                 rename(self.folder, doomed)
             if doomed.is_symlink():  # what it leads to is somewhere else, and stays
                 doomed.unlink()
@@ -297,7 +308,8 @@ class Experiment:
         put(aside, self.folder)
         return True
 
-    def _refuse_if_worked_on(self) -> None:
+    def refuse_if_worked_on(self) -> None:
+        """Raises PruningError when a process works on the experiment; a damaged job.json must not keep one for ever."""
         if self.is_worked_on:
             raise PruningError("experiment_busy", name=self.name)
 

@@ -14,9 +14,10 @@ import pytest
 
 from pruning.errors import PruningError
 from pruning.experiment import Experiment, list_experiments, read_json, write_json, write_whole
+from pruning.files import locked
 from pruning.planning.allocation import Protection, allocate_global
 from pruning.planning.checkpoint_header import CheckpointHeader
-from pruning.runs.status import RUNNING, JobStatus, delete_experiment, rename_experiment, this_process, write_status
+from pruning.runs.status import RUNNING, JobStatus, this_process, write_status
 from tests.planning.examples import random_table, small_config, small_shape
 
 
@@ -169,7 +170,7 @@ def test_a_deletion_that_stops_halfway_leaves_nothing_in_the_list(tmp_path, monk
     assert list_experiments(tmp_path) == []
 
 
-@pytest.mark.parametrize("act", [delete_experiment, lambda e: rename_experiment(e, "new")])
+@pytest.mark.parametrize("act", [Experiment.delete, lambda e: e.rename("new")])
 def test_an_experiment_that_is_worked_on_is_neither_renamed_nor_deleted(tmp_path, act):
     experiment = described(tmp_path)
     write_status(experiment, JobStatus("prune", RUNNING, process=this_process()))
@@ -179,6 +180,20 @@ def test_an_experiment_that_is_worked_on_is_neither_renamed_nor_deleted(tmp_path
     experiment.path("job.json").write_text("{")  # damaged: names no process that could be disturbed
     act(experiment)
     assert [e.name for e in list_experiments(tmp_path)] in ([], ["new"])
+
+
+def test_what_is_written_until_a_rename_has_the_lock_is_kept(tmp_path, monkeypatch):
+    experiment = described(tmp_path)
+
+    def late(folder: Path):
+        if folder == tmp_path:
+            experiment.change_settings(pruning_ratio=0.125)  # by another session, while this one waits
+        return locked(folder)
+
+    monkeypatch.setattr("pruning.experiment.locked", late)
+    renamed = experiment.rename("new")
+    written = renamed.description()["settings"]
+    assert (written["experiment_name"], written["pruning_ratio"]) == ("new", 0.125)
 
 
 # writing --------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pruning.experiment import Experiment, list_experiments, sweep, write_json
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.plan import PruningPlan
 from pruning.process import this_process
-from pruning.runs.status import claim, create_experiment, rename_experiment
+from pruning.runs.status import claim, create_experiment
 from tests.planning.examples import random_table, small_config, small_shape
 from tests.processes import FORK, in_a_process_of_its_own
 from tests.runs.quick_runs import plan_fault, quick_flags
@@ -190,7 +190,7 @@ def test_what_is_made_at_once_gets_a_name_each(tmp_path):
 def test_one_of_those_renamed_to_a_name_gets_it(tmp_path):
     for number in range(6):
         measured(tmp_path, f"run{number}").update_metrics(perplexity={"before": {"text": number}})
-    results = at_once(lambda number: rename_experiment(Experiment.open(tmp_path, f"run{number}"), "new").name)
+    results = at_once(lambda number: Experiment.open(tmp_path, f"run{number}").rename("new").name)
     assert sorted(results) == ["experiment_taken"] * 5 + ["new"]
     assert len(list_experiments(tmp_path)) == 6
     assert Experiment.open(tmp_path, "new").metrics()["perplexity"]["before"]["text"] == results.index("new")

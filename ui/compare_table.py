@@ -9,7 +9,7 @@ from analysis.experiments import BASIS, STAGES, ExperimentTable, bases, experime
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
 from pruning.runs.damage import fault_of
-from pruning.runs.status import delete_experiment, state_of
+from pruning.runs.status import state_of
 from pruning.settings import STRATEGIES
 from ui import workspace
 from ui.csv_download import csv_button
@@ -166,7 +166,7 @@ def _ask_before_deleting(experiment: Experiment) -> None:
 
 def _delete(experiment: Experiment) -> None:
     try:
-        delete_experiment(experiment)
+        experiment.delete()
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)
         return

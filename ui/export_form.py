@@ -15,7 +15,7 @@ from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.runs.export_request import ExportRequest
 from pruning.runs.jobs import queue
 from pruning.runs.permissions import Permissions
-from pruning.runs.status import refuse_if_busy
+from pruning.runs.status import remove_leftovers
 from ui import downloads, workspace
 from ui.translation import error_text, t, words
 
@@ -150,8 +150,7 @@ def _push(experiment: Experiment, repository: str, token: str | None, private: b
 def _clean_up(experiment: Experiment) -> None:
     """What stands half-written may be what a job of another tab is writing now."""
     try:
-        refuse_if_busy(experiment)
-        experiment.remove_leftovers()
+        remove_leftovers(experiment)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)
 

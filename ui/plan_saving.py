@@ -5,8 +5,8 @@ import streamlit as st
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
 from pruning.planning.plan import PruningPlan
-from pruning.runs.jobs import queue
 from pruning.runs.planner import Planned
+from pruning.runs.status import idle
 from ui import workspace
 from ui.translation import error_text, t
 from ui.workspace import Measured
@@ -37,10 +37,12 @@ def _is_saved(experiment: Experiment, plan: PruningPlan) -> bool:
 
 
 def _save(found: Measured, planned: Planned) -> Experiment:
-    status = queue().status(found.experiment)
-    if status and status.is_active and status.kind != "try":  # trying reads no plan.json
-        raise PruningError("experiment_busy", name=found.experiment.name)
-    experiment = found.experiment.branch() if found.was_cut else found.experiment
-    experiment.write_plan(planned.plan, found.table, planned.rates)
-    experiment.change_settings(**planned.plan.settings | {"experiment_name": experiment.name})
-    return experiment
+    def write(experiment: Experiment) -> None:
+        experiment.write_plan(planned.plan, found.table, planned.rates)
+        experiment.change_settings(**planned.plan.settings | {"experiment_name": experiment.name})
+
+    with idle(found.experiment, but_for="try"):  # trying reads no plan.json
+        if not found.was_cut:
+            write(found.experiment)
+            return found.experiment
+    return found.experiment.branch(write)  # which gives it the name that is free

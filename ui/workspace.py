@@ -28,7 +28,6 @@ from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
 from pruning.runs.permissions import Permissions
-from pruning.runs.status import rename_experiment
 from pruning.settings import SETTINGS
 
 from .access import allowed_roots, is_beyond_loopback
@@ -92,7 +91,12 @@ def consents_to_code(base_model: str) -> bool:
 def permissions(experiment: Experiment) -> Permissions:
     """What a job on this experiment may do for this person; raises PruningError where it is gone or damaged."""
     experiment.require()
-    return Permissions(hub_token(), consents_to_code(experiment.settings["base_model"]))
+    return permissions_for(experiment.settings["base_model"])
+
+
+def permissions_for(base_model: str) -> Permissions:
+    """What a job on an experiment on this model may do for this person."""
+    return Permissions(hub_token(), consents_to_code(base_model))
 
 
 def experiments() -> list[Experiment]:
@@ -132,7 +136,7 @@ def was_open(name: str) -> bool:
 
 def rename(experiment: Experiment, new_name: str) -> Experiment:
     """The experiment under its new name, which other sessions of this server learn too; raises PruningError."""
-    renamed = rename_experiment(experiment, new_name)
+    renamed = experiment.rename(new_name)
     if renamed != experiment:
         _new_names[experiment.folder.absolute()] = renamed.name
     return renamed

@@ -13,7 +13,7 @@ from ..files import written_whole
 from ..runs.environment import prepare_this_process
 from ..runs.export_request import ExportRequest
 from ..runs.permissions import Permissions
-from ..runs.status import claim, refuse_if_busy
+from ..runs.status import claim
 from ..settings import SETTINGS
 from .arguments import add_output_root
 
@@ -35,7 +35,7 @@ def run(known: argparse.Namespace) -> int:
     experiment = Experiment.open(known.output_root, known.experiment_name)
     if formats != (PLAN,) and not experiment.is_saved:  # said before a job starts
         raise PruningError("analysis_no_model", name=experiment.name)
-    refuse_if_busy(experiment)
+    experiment.refuse_if_worked_on()
     targets = _targets(known.to, formats)
     permissions = Permissions.of_this_command(known)
     if known.push and not permissions.token:

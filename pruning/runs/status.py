@@ -7,7 +7,7 @@ Imports no torch. Knows nothing about what the steps do.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -151,19 +151,46 @@ def claim(experiment: Experiment, kind: str, request: Callable[[], None] | None 
     this job since it was created. Returns what a process that was killed had left half-written, which is removed. Raises
     PruningError when another job has the experiment, it is gone, or `request` refuses; nothing is changed then.
     """
+    with _held(experiment):
+        if not is_ours:
+            experiment.refuse_if_worked_on()
+        if request is not None:
+            request()
+        removed = experiment.remove_leftovers()
+        experiment.path(CANCEL_FILE).unlink(missing_ok=True)
+        write_status(experiment, _waiting(kind))
+        return removed
+
+
+@contextlib.contextmanager
+def idle(experiment: Experiment, but_for: str | None = None) -> Iterator[None]:
+    """Within the block no job begins on the experiment, and none works on it but one of the kind `but_for`.
+
+    Raises PruningError when one does, or the experiment is gone. `rename`, `branch` and whatever else waits for `locked` of the
+    root folder would wait for ever inside.
+    """
+    with _held(experiment):
+        if experiment.is_worked_on and last_written(experiment).kind != but_for:
+            raise PruningError("experiment_busy", name=experiment.name)
+        yield
+
+
+def remove_leftovers(experiment: Experiment) -> None:
+    """`Experiment.remove_leftovers`, never under the hands of a job; raises PruningError then."""
+    with idle(experiment):
+        experiment.remove_leftovers()
+
+
+@contextlib.contextmanager
+def _held(experiment: Experiment) -> Iterator[None]:
+    """Within the block no other process or thread begins a job on the experiment, or takes its name away."""
     try:
         with locked(experiment.folder.parent):
             if not experiment.has("description.txt"):
                 raise PruningError("experiment_unknown", name=experiment.name, root=experiment.folder.parent)
-            if not is_ours:
-                refuse_if_busy(experiment)
-            if request is not None:
-                request()
-            removed = experiment.remove_leftovers()
-            experiment.path(CANCEL_FILE).unlink(missing_ok=True)
-            write_status(experiment, _waiting(kind))
-            return removed
+            yield
     except OSError as error:
+        experiment.require()  # the root folder may be gone too
         raise PruningError("disk_write", path=experiment.folder, reason=error.strerror or error) from error
 
 
@@ -178,18 +205,6 @@ def is_claimed_here(experiment: Experiment) -> bool:
 def _waiting(kind: str) -> JobStatus:
     now = time.time()
     return JobStatus(kind, started=now, updated=now, process=this_process())
-
-
-def rename_experiment(experiment: Experiment, new_name: str) -> Experiment:
-    """`Experiment.rename`, but never under the hands of a job; raises PruningError then."""
-    refuse_if_busy(experiment)
-    return experiment.rename(new_name)
-
-
-def delete_experiment(experiment: Experiment) -> None:
-    """`Experiment.delete`, but never under the hands of a job; raises PruningError then."""
-    refuse_if_busy(experiment)
-    experiment.delete()
 
 
 def state_of(experiment: Experiment) -> str:
@@ -209,9 +224,3 @@ def state_of(experiment: Experiment) -> str:
 def request_cancel(experiment: Experiment) -> None:
     """Asks the run of an experiment to stop; it does so within one batch."""
     experiment.path(CANCEL_FILE).touch()
-
-
-def refuse_if_busy(experiment: Experiment) -> None:
-    """Raises PruningError when a job works on the experiment; a damaged job.json must not keep one for ever."""
-    if experiment.is_worked_on:
-        raise PruningError("experiment_busy", name=experiment.name)

@@ -15,7 +15,6 @@ from pruning.planning.allocation import Protection, allocate_global
 from pruning.runs import findings, judging, steps, trials
 from pruning.runs.findings import INSIDE
 from pruning.runs.recovery_request import ask_for_cost, ask_to_recover
-from pruning.runs.status import delete_experiment, rename_experiment
 from pruning.runs.trials import JUDGED_BY, Waiting
 from pruning.settings import plan_settings
 from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text
@@ -319,7 +318,7 @@ def test_the_command_line_says_one_sentence_of_a_damaged_one(all_kinds, tmp_path
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_experiment_can_be_renamed_and_deleted(whole, tmp_path, kind):
     experiment, _ = damaged(whole, tmp_path, kind)
-    renamed = rename_experiment(experiment, "other")
+    renamed = experiment.rename("other")
     assert [one.name for one in list_experiments(tmp_path)] == ["other"]
-    delete_experiment(renamed)
+    renamed.delete()
     assert not list(tmp_path.iterdir())

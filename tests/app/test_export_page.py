@@ -9,9 +9,12 @@ from streamlit.testing.v1 import AppTest
 from pruning.experiment import Experiment, read_json
 from pruning.export.formats import FORMATS
 from pruning.export.hugging_face import save_model
+from pruning.files import locked
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.group_table import GroupTable
+from pruning.process import this_process
+from pruning.runs import status
 from pruning.runs.jobs import queue
 from tests.export.shapes import CUTS
 from tests.tiny_models import plan_without, tiny_model
@@ -108,6 +111,21 @@ def test_the_button_leaves_the_request_and_queues_the_job(page, tmp_path, monkey
     request = experiment.path("export.json").read_text()
     assert queued[1] == ("export", "hf_secret") and "hf_secret" not in request
     assert read_json(experiment.path("export.json"), 1)["private"] is True
+
+
+def test_what_a_job_began_to_write_meanwhile_stays(page, tmp_path, monkeypatch):
+    experiment = cut_experiment(tmp_path, "llama")
+    half = experiment.path(".model-F16.gguf.part-4711")
+    half.write_bytes(b"half")
+    at = page(experiment, "hf")
+
+    def late(folder):
+        status.write_status(experiment, status.JobStatus("export", status.RUNNING, process=this_process()))
+        return locked(folder)
+
+    monkeypatch.setattr(status, "locked", late)  # the job gets the lock before the button
+    at.button(key="clean_up").click().run()
+    assert half.read_bytes() == b"half" and "worked on" in at.main.error[0].value
 
 
 def test_what_a_stopped_run_left_can_be_removed(page, tmp_path):

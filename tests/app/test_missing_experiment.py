@@ -9,7 +9,6 @@ from streamlit.testing.v1 import AppTest
 
 from pruning.experiment import Experiment
 from pruning.runs import judging, steps
-from pruning.runs.status import delete_experiment, rename_experiment
 from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text
 from ui import workspace
 from ui.translation import t
@@ -53,12 +52,12 @@ def opened(page: str, name: str = "shown") -> AppTest:
 
 
 def delete(root: Path) -> None:
-    delete_experiment(Experiment.open(root, "shown"))
+    Experiment.open(root, "shown").delete()
 
 
 def rename(root: Path) -> None:
     """On the command line or by hand: this server does not learn of it."""
-    rename_experiment(Experiment.open(root, "shown"), "elsewhere")
+    Experiment.open(root, "shown").rename("elsewhere")
 
 
 def remove_all_files_by_hand(root: Path) -> None:
