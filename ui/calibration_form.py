@@ -193,10 +193,13 @@ def _submit(settings: dict, pasted: str | None = None) -> None:
     if pasted is not None:
         files[PASTED_FILE] = pasted
         settings["corpus"] = str(Experiment.at(root, name).path(PASTED_FILE))
+    permissions = workspace.permissions_for(settings["base_model"])
+    # From here to `submit` the session is not asked: wherever it is, Streamlit may end this run of the page, by what is no
+    # Exception, and the experiment would wait for a job that never comes.
     experiment = create_experiment(root, name, settings, MEASURE, files=files)
     try:
-        queue().submit(MEASURE, experiment, workspace.permissions(experiment))
-    except PruningError:
+        queue().submit(MEASURE, experiment, permissions)
+    except BaseException:
         experiment.discard()
         raise
     workspace.open_experiment(experiment.name)

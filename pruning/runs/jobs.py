@@ -26,6 +26,8 @@ from loky.process_executor import ShutdownExecutorError
 
 from ..errors import PruningError
 from ..experiment import Experiment
+from ..files import locked
+from ..process import is_alive, this_process
 from . import status as job_status
 from .environment import WORKER_ENVIRONMENT
 from .permissions import Permissions
@@ -85,6 +87,9 @@ class JobQueue:
                 return
             current = read_status(experiment)
             if current is None or not current.is_active:
+                return
+            if job is None and is_claimed_here(experiment):  # it waits for a job that was never submitted
+                write_status(experiment, _cancelled(current))
                 return
             request_cancel(experiment)
             if job is not None:
@@ -146,12 +151,14 @@ class JobQueue:
             error = None if future.cancelled() else future.exception()
             if isinstance(error, _BROKEN):
                 self._executor = None  # for good; the next job gets a new worker
-            if isinstance(error, _BROKEN) and _never_began(job) and job.starts < _MAX_STARTS:
-                job.starts += 1
-            else:
-                self._jobs.remove(job)
-                _record_end(job, error)
-            self._start_next()
+            try:
+                if isinstance(error, _BROKEN) and _never_began(job) and job.starts < _MAX_STARTS:
+                    job.starts += 1
+                else:
+                    self._jobs.remove(job)
+                    _record_end(job, error)
+            finally:
+                self._start_next()
 
     def _end_worker_of(self, job: _Job) -> None:
         with self._lock:
@@ -171,22 +178,41 @@ def run_job(kind: str, folder: str, permissions: Permissions) -> None:
 
 
 def _record_end(job: _Job, error: BaseException | None) -> None:
-    """Where the worker could not: says in `job.json` how the job ended, and removes what it left half-written."""
-    status = job_status.last_written(job.experiment)
-    if job.is_over or status is None or not status.is_active:
-        return
-    was_asked_to_stop = job.experiment.has(job_status.CANCEL_FILE)
+    """Where the worker could not: says in `job.json` how the job ended, and removes what it left half-written.
+
+    What cannot be read or written stays as it is, and so does all of an experiment that another process has taken since.
+    """
+    with contextlib.suppress(PruningError, OSError), locked(job.experiment.folder.parent):  # as whoever takes it does
+        status = job_status.last_written(job.experiment)
+        if job.is_over or status is None or not status.is_active or not _is_of_this_server(status.process):
+            return
+        was_asked_to_stop = job.experiment.has(job_status.CANCEL_FILE)
+        try:
+            _clean_up(job)
+        finally:
+            if was_asked_to_stop:
+                _record(job, _cancelled)
+            else:
+                killed = "killed by the system, as happens when memory runs out"
+                reason = killed if "SIGKILL" in str(error) else "it ended by itself"
+                _record_failure(job, PruningError("worker_died", reason=reason))
+
+
+def _clean_up(job: _Job) -> None:
     job.experiment.remove_leftovers()
     if job.kind in ("prune", "global") and not job.experiment.is_cut:
         with contextlib.suppress(PruningError):
             job.experiment.forget_result()
     job.experiment.path(job_status.CANCEL_FILE).unlink(missing_ok=True)
-    if was_asked_to_stop:
-        _record(job, _cancelled)
-        return
-    killed = "killed by the system, as happens when memory runs out"
-    reason = killed if "SIGKILL" in str(error) else "it ended by itself"
-    _record_failure(job, PruningError("worker_died", reason=reason))
+
+
+def _is_of_this_server(process: tuple[int, float] | None) -> bool:
+    """Whether it is this process, its worker, or gone: none that took the experiment for a job of its own."""
+    if process is None or process == this_process() or not is_alive(*process):
+        return True
+    with contextlib.suppress(psutil.Error):  # a worker that lives but could not write how the job ended
+        return psutil.Process(process[0]).ppid() == os.getpid()
+    return True
 
 
 def _record_failure(job: _Job, error: PruningError) -> None:
@@ -203,9 +229,8 @@ def _cancelled(status: JobStatus) -> JobStatus:
 
 
 def _never_began(job: _Job) -> bool:
-    status = job_status.last_written(job.experiment)
-    is_queued = status is not None and status.state == job_status.QUEUED
-    return is_queued and not job.is_over and not job.experiment.has(job_status.CANCEL_FILE)
+    is_waiting = is_claimed_here(job.experiment) and not job.is_over
+    return is_waiting and not job.experiment.has(job_status.CANCEL_FILE)
 
 
 def _kill_child(pid: int) -> None:

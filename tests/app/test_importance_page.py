@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from streamlit.runtime.scriptrunner import RerunData, RerunException
 from streamlit.testing.v1 import AppTest
 
 from pruning.experiment import DONE, Experiment
@@ -17,9 +18,10 @@ from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.memory import measuring_bytes
 from pruning.planning.shape import ModelShape
 from pruning.runs import steps
-from pruning.runs.jobs import queue
+from pruning.runs.jobs import JobQueue, queue
 from pruning.runs.status import read_status
 from pruning.settings import SETTINGS, resolve
+from ui import calibration_form, workspace
 from ui.translation import t
 
 from .conftest import QUICK, ROOT, figures, on_page
@@ -108,6 +110,19 @@ def test_a_measurement_of_some_layers_is_started_with_what_the_form_holds(app):
     at.run()
     assert not at.exception and not at.error
     assert "from the weights alone" in captions(at) and "Only layers 10 to 14 of 32" in captions(at)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(workspace, "hub_token"), (JobQueue, "submit")])
+def test_a_run_of_the_page_that_streamlit_ends_leaves_no_experiment_waiting(tmp_path, monkeypatch, owner, name):
+    monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(tmp_path))
+
+    def ended(*_):
+        raise RerunException(RerunData())
+
+    monkeypatch.setattr(owner, name, ended)
+    with pytest.raises(RerunException):
+        calibration_form._submit(resolve({"base_model": "demo", "experiment_name": "run"}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_layers_are_shown_as_the_file_holds_them(monkeypatch, two_methods):

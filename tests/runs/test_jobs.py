@@ -1,5 +1,6 @@
 """Jobs run one after the other in a real worker; each ends done, failed with a sentence, or cancelled, and leaves no half."""
 
+import shutil
 import subprocess
 import sys
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 from pruning.errors import PruningError
 from pruning.process import start_of
 from pruning.runs.jobs import JobQueue
-from pruning.runs.status import JobStatus, claim, last_written, read_status, this_process, write_status
+from pruning.runs.status import JobStatus, claim, create_experiment, last_written, read_status, this_process, write_status
 from tests.runs.quick_runs import (
     STEPS_THAT_RUN,
     assert_nothing_half_written,
@@ -259,6 +260,60 @@ class _Silent(Executor):
     def submit(self, *_):
         self.future = Future()
         return self.future
+
+
+def test_what_another_process_took_since_the_worker_died_is_its_own(make, tmp_path):
+    """A command line that begins between the death of a worker and the word of its executor."""
+    executor = _Silent()
+    queue, experiment, behind = JobQueue(lambda: executor), make(), make("behind")
+    queue.submit("global", experiment)
+    queue.submit("measure", behind)
+    first = executor.future
+    write_status(experiment, replace(last_written(experiment), state="cancelled"))
+    take = "import sys; from pruning.experiment import Experiment; from pruning.runs.status import claim; "
+    take += f"claim(Experiment.open({str(tmp_path)!r}, 'run'), 'export'); print('taken', flush=True); sys.stdin.read()"
+    # By a shell, as no child of this process: those are workers.
+    command = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, take]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"taken\n"
+        experiment.path("export.json").write_text("what is asked of it")
+        queue.cancel(experiment)  # asks the other one, which removes what asked when it has heard it
+        before = {path: path.read_bytes() for path in experiment.folder.iterdir()}
+        first.set_exception(BrokenProcessPool("a process was terminated: {SIGKILL(-9)}"))
+        assert {path: path.read_bytes() for path in experiment.folder.iterdir()} == before
+        assert executor.future is not first  # the one behind it
+        other.stdin.close()
+
+
+@pytest.mark.parametrize("error", [None, BrokenProcessPool("a process was terminated")])
+def test_a_damaged_status_does_not_keep_the_next_job_from_its_turn(make, error):
+    executor = _Silent()
+    queue, experiment, behind = JobQueue(lambda: executor), make(), make("behind")
+    queue.submit("measure", experiment)
+    queue.submit("measure", behind)
+    experiment.path("job.json").write_text("{")
+    first = executor.future
+    first.set_exception(error) if error else first.set_result(None)
+    assert executor.future is not first and queue.place(behind) == 0
+    executor.future.set_result(None)
+
+
+def test_an_experiment_whose_job_was_never_submitted_is_free_once_it_is_cancelled(queue, tmp_path):
+    experiment = create_experiment(tmp_path, "run", {}, "measure")
+    with pytest.raises(PruningError, match="is being worked on"):
+        experiment.delete()
+    queue.cancel(experiment)
+    assert read_status(experiment).state == "cancelled" and not experiment.has("cancel")
+    experiment.rename("other").delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_experiment_whose_folder_went_with_all_around_it_is_unknown(tmp_path):
+    experiment = new_experiment(tmp_path / "root", "run", {})
+    shutil.rmtree(tmp_path / "root")
+    with pytest.raises(PruningError) as raised:
+        claim(experiment, "measure")
+    assert raised.value.code == "experiment_unknown"
 
 
 def test_cancelling_what_does_not_run_leaves_no_trace(queue, make):

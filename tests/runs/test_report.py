@@ -183,7 +183,7 @@ def test_a_clock_that_is_set_makes_no_other_process(experiment, monkeypatch):
     boot_time = psutil.boot_time()
     monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + 60)  # /proc/stat follows the clock
     assert read_status(experiment).is_active
-    process.communicate()
+    process.communicate(b"\n")
     assert read_status(experiment).state == "failed"
 
 
