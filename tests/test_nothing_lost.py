@@ -150,7 +150,7 @@ def test_one_of_those_who_want_a_name_gets_it(tmp_path, overwrite, before):
         Experiment.create(tmp_path, "run")
 
     def create(number: int) -> str:
-        return create_experiment(tmp_path, "run", {"pruning_ratio": number}, "global", overwrite).name
+        return create_experiment(tmp_path, "run", {"pruning_ratio": (number + 1) / 10}, "global", overwrite).name
 
     results = at_once(create)
     if before == "a table" and not overwrite:
@@ -158,7 +158,8 @@ def test_one_of_those_who_want_a_name_gets_it(tmp_path, overwrite, before):
         return
     assert sorted(results) == ["experiment_busy"] * 5 + ["run"]
     [experiment] = list_experiments(tmp_path)
-    winner = 0.5 if before == "a table" else results.index("run")  # it made nothing, and is gone: the old one is back
+    new = (results.index("run") + 1) / 10
+    winner = 0.5 if before == "a table" else new  # it made nothing, and is gone: the old one is back
     assert experiment.description()["settings"]["pruning_ratio"] == winner and hidden(tmp_path) == []
 
 
