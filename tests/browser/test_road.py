@@ -75,7 +75,7 @@ def test_links_open_every_screen_of_the_experiment_in_the_dark(studio: Studio, s
 
 
 def test_no_request_left_this_machine(studio: Studio, server):
-    elsewhere = [url for url in server.requested if not re.match(r"(http|ws)://localhost:|data:|blob:", url)]
+    elsewhere = [url for url in server.requested if not re.match(r"(http|ws)://(localhost|127\.0\.0\.1):|data:|blob:", url)]
     assert server.requested and not elsewhere
 
 

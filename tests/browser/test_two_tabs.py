@@ -26,7 +26,7 @@ def own_server(tmp_path_factory) -> Iterator[Server]:
 
 
 def test_a_slider_of_a_renamed_experiment_says_so_and_leads_to_it(own_server, new_context):
-    context = new_context()
+    context = new_context(own_server)
     first, second = (Studio(context.new_page(), own_server.url, Path(__file__).parent / "screenshots") for _ in range(2))
     first.open("plan", experiment="shown")
     second.open("compare", experiment="shown")

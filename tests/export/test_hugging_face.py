@@ -359,7 +359,7 @@ def test_card_shows_the_perplexity_that_the_metrics_hold(experiment):
     key = "python-stdlib (held-out)"
     experiment.update_metrics(
         perplexity={"before": {key: 22.184}, "after": {key: 28.321}, "recovered": {key: 24.5}},
-        basis={"windows": 256, "seq_len": 128, "predicted_tokens": 32512},
+        basis={"dataset": key, "windows": 256, "seq_len": 128, "predicted_tokens": 32512},
         size_bytes={"before": 2**30, "after": 2**29},
     )
     card = model_card(experiment)

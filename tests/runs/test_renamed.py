@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from pruning.experiment import TABLE_FILE, Experiment, read_json
 from pruning.runs import findings, steps, trials
 from pruning.runs.findings import INSIDE
 from pruning.runs.recovery_request import OF_TRAINING, ask_for_cost, ask_to_recover, cost_asked_for, recovery_asked_for
-from pruning.runs.status import create_experiment, read_status
+from pruning.runs.status import create_experiment, read_status, write_status
 from pruning.runs.trials import JUDGED_BY, Waiting
 from pruning.settings import plan_settings
 from tests.runs.quick_runs import quick_settings, write_text
@@ -18,9 +19,11 @@ from tests.runs.quick_runs import quick_settings, write_text
 
 def pasted(root: Path, name: str, model: Path) -> Experiment:
     """An experiment as the app makes it of pasted text, which it is judged by too."""
-    experiment = create_experiment(root, name)
-    text = write_text(experiment.path("calibration.txt"))
-    experiment.write_settings(quick_settings(model, text, layer_importance_samples=2, finetune_corpus=str(text)))
+    text = root / name / "calibration.txt"
+    settings = quick_settings(model, text, layer_importance_samples=2, finetune_corpus=str(text))
+    content = write_text(root.parent / "values.txt").read_text()
+    experiment = create_experiment(root, name, settings, "measure", files={"calibration.txt": content})
+    write_status(experiment, replace(read_status(experiment), state="done"))  # no job waits for it
     return experiment
 
 
