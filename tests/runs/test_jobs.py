@@ -262,7 +262,8 @@ class _Silent(Executor):
         return self.future
 
 
-def test_what_another_process_took_since_the_worker_died_is_its_own(make, tmp_path):
+@pytest.mark.parametrize("is_asked_to_stop", [True, False])
+def test_what_another_process_took_since_the_worker_died_is_its_own(make, tmp_path, is_asked_to_stop):
     """A command line that begins between the death of a worker and the word of its executor."""
     executor = _Silent()
     queue, experiment, behind = JobQueue(lambda: executor), make(), make("behind")
@@ -277,11 +278,12 @@ def test_what_another_process_took_since_the_worker_died_is_its_own(make, tmp_pa
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"taken\n"
         experiment.path("export.json").write_text("what is asked of it")
-        queue.cancel(experiment)  # asks the other one, which removes what asked when it has heard it
+        if is_asked_to_stop:
+            queue.cancel(experiment)
         before = {path: path.read_bytes() for path in experiment.folder.iterdir()}
         first.set_exception(BrokenProcessPool("a process was terminated: {SIGKILL(-9)}"))
         assert {path: path.read_bytes() for path in experiment.folder.iterdir()} == before
-        assert executor.future is not first  # the one behind it
+        assert executor.future is not first and queue.place(behind) == 0  # the job is not begun a second time
         other.stdin.close()
 
 
