@@ -103,4 +103,5 @@ def _own_map(folder: Path) -> dict | None:
 
 
 def _is_of_own_class(folder: Path) -> bool:
-    return str(read_config(folder).get("model_type")).startswith(PRUNED_PREFIX)
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    return str(config.get("model_type")).startswith(PRUNED_PREFIX)
