@@ -189,19 +189,20 @@ def _beside_original(folder: str, original_file: str, logits: torch.Tensor, wind
 def _opened_folder(folder: str, tensors: dict[str, torch.Tensor], device: str) -> PreTrainedModel:
     if (found := foreign_code(Path(folder))) is not None:
         sys.exit(f"it holds code of somebody else: {found}")
+    own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)  # whose files are ours, byte for byte
     if "token_ids" in tensors:
-        _check_tokenizer(folder, tensors["token_ids"])
-    return _load(folder, device)
+        _check_tokenizer(folder, own_code, tensors["token_ids"])
+    return _load(folder, own_code, device)
 
 
-def _check_tokenizer(folder: str, expected: torch.Tensor) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+def _check_tokenizer(folder: str, own_code: bool, expected: torch.Tensor) -> None:
+    # Of our own classes the config is read too, which only they can.
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code)
     if tokenizer(_SAMPLE_TEXT)["input_ids"] != expected.tolist():
         sys.exit("the tokenizer gives other tokens")
 
 
-def _load(folder: str, device: str) -> PreTrainedModel:
-    own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)  # the files of this project: seen above
+def _load(folder: str, own_code: bool, device: str) -> PreTrainedModel:
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=own_code, output_loading_info=True
     )

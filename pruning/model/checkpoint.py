@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..errors import PruningError, first_line
 from ..export.hugging_face import load_trusted
-from ..planning.checkpoint_header import CheckpointHeader
+from ..planning.checkpoint_header import CheckpointHeader, read_config
 from ..planning.shape import PRUNED_PREFIX
 from .model_source import fetch
 from .runtime import is_out_of_memory, resolve_attention, resolve_device, resolve_dtype
+from .surgery import config_from
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json")
 SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -79,13 +80,19 @@ def has_tokenizer(folder: Path) -> bool:
     return any((Path(folder) / name).exists() for name in _TOKENIZER_FILES)
 
 
+def _own_config(folder: Path) -> PreTrainedConfig | None:
+    """The config of a folder of this project's own classes, which transformers cannot read by itself; None for any other."""
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    return config_from(config) if str(config.get("model_type")).startswith(PRUNED_PREFIX) else None
+
+
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder; code that the folder brings for it runs only where the person allowed that.
 
     Raises PruningError when there is none, it cannot be read, or it needs such code.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(folder, config=_own_config(Path(folder)), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         if not has_tokenizer(folder):
             raise PruningError("tokenizer_missing", model=str(folder)) from error

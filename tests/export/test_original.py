@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning.errors import PruningError
 from pruning.export.hugging_face import check_reload, load_trusted, save_model
 from pruning.export.original import Original, OriginalFiles
+from pruning.model.checkpoint import load_tokenizer
+from pruning.model.model_source import DEMO_FOLDER
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import EMBEDDINGS, TIED_HEAD, CheckpointHeader
 from pruning.planning.plan import PruningPlan
@@ -148,3 +150,19 @@ def test_a_tied_head_may_lie_in_the_files_or_not(tmp_path):
     assert "model.norm.weight" in opened(tmp_path / "source", plan=plan).fault(
         CheckpointHeader.read(tmp_path / "more"), torch.float32
     )
+
+
+def test_a_model_whose_config_only_our_class_can_read_comes_back_with_its_tokenizer(tmp_path):
+    """LongRoPE and layers of different sizes: transformers, which reads the config for the tokenizer, ends on the heads."""
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_FOLDER)
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 2, "long_factor": [2.0] * 2}
+    rope |= {"original_max_position_embeddings": 64}
+    model = tiny_model("llama", vocab_size=4096, rope_parameters=rope)
+    plan = plan_without(model, DIFFERING)
+    save_model(model, None, tmp_path / "source")
+    save_model(pruned := cut(model, plan), tokenizer, tmp_path / "export")
+    windows = random_ids(2, 8, 4096)
+    found = check_reload(tmp_path / "export", pruned, tokenizer, windows, Original(tmp_path / "source", plan))
+    assert found["original_diff"] < 1e-5
+    again = load_tokenizer(tmp_path / "export")
+    assert again("x = 1")["input_ids"] == tokenizer("x = 1")["input_ids"]
