@@ -322,15 +322,20 @@ def test_a_recovery_that_only_forgets_forgets_here_too(tmp_path):
     assert "recovered" not in read_json(experiment.path("samples.json"), 1)
 
 
-def in_a_process(act) -> int:
-    """Runs `act` in a process of its own; its exit code, negative for a signal."""
+def begun_in_a_process(act) -> int:
+    """Begins `act` in a process of its own; its pid."""
     pid = os.fork()
     if not pid:
         with contextlib.suppress(BaseException):
             act()
             os._exit(0)
         os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return pid
+
+
+def in_a_process(act) -> int:
+    """Runs `act` in a process of its own; its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(begun_in_a_process(act), 0)[1])
 
 
 def dying_at(operation: int, act) -> None:
@@ -386,15 +391,7 @@ def test_two_processes_that_change_one_file_lose_nothing(tmp_path):
         for number in range(count):
             experiment.write_settings({"seed": number})
 
-    children = []
-    for act in (measure, judge, describe):
-        pid = os.fork()
-        if not pid:
-            with contextlib.suppress(BaseException):
-                act()
-                os._exit(0)
-            os._exit(1)
-        children.append(pid)
+    children = [begun_in_a_process(act) for act in (measure, judge, describe)]
     for number in range(count):
         experiment.write_job(f"job {number}")
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
