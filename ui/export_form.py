@@ -90,7 +90,9 @@ def show_check(check: dict | None) -> None:
         if found := check.get("llama_cpp"):
             equal = f"{found['equal']} / {found['tokens']}"
             st.metric(t("export.llama_cpp"), equal, border=True, help=t("export.llama_cpp.help"), width="content")
-    st.success(t("export.checked"), icon=":material/verified:")
+    beside = check.get("original_diff")
+    said = t("export.checked") if beside is None else t("export.checked_original", difference=beside)
+    st.success(said, icon=":material/verified:")
 
 
 def show(experiment: Experiment, name: str, disabled: bool) -> None:

@@ -81,6 +81,11 @@ def test_a_file_is_offered_once_it_was_checked(page, tmp_path):
     assert shown[t("export.difference")] == "2.5e-01" and shown[t("export.top1")] == "97.85%"
     assert shown[t("export.llama_cpp")] == "31 / 32"
     assert 'download="model-F16.gguf"' in html(at)
+    assert t("export.checked") in [success.value for success in at.success]
+    at.selectbox(key="export_format").set_value("hf").run()
+    experiment.update_metrics(export_check={"hf": {"max_abs_diff": 0.0, "top1": 1.0, "original_diff": 3e-7}})
+    at.run()
+    assert t("export.checked_original", difference=3e-7) in [success.value for success in at.success]
 
 
 def test_a_refusal_says_why_and_what_to_choose(page, tmp_path):
