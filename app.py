@@ -1,4 +1,4 @@
-"""What `streamlit run app.py` starts: the web application, whose screens `ui/main.py` draws.
+"""What `streamlit run app.py` starts: the web application, whose screens `pages/main.py` draws.
 
 `st.App` takes the script of the screens as a file of its own, so that routes (plotly.min.js, large downloads) can stand
 beside it, and the gate before all of them.
@@ -10,11 +10,12 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
-from ui import downloads, gate, plotly_view, start
+from ui import gate, plotly_view, start
+from ui.export import downloads
 
 token = start.token(sys.argv[1:])
 app = st.App(
-    Path(__file__).parent / "ui" / "main.py",
+    Path(__file__).parent / "pages" / "main.py",
     routes=[plotly_view.script_route(), downloads.route()],
     middleware=[Middleware(gate.Gate, token=token)],
     lifespan=start.lifespan(token),

@@ -14,10 +14,9 @@ import pandas as pd
 
 from pruning.errors import PruningError
 from pruning.planning.checkpoint_header import CheckpointHeader
+from pruning.planning.matrices import REMOVED
 from pruning.planning.plan import PruningPlan
 from pruning.planning.shape import GROUP_TYPES, ModelShape
-
-from .diff import REMOVED
 
 CHINESE_COLUMNS = {
     "layer_idx": "层编号",

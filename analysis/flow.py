@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from pruning.experiment import write_whole
-from pruning.planning.allocation import Protection, name_layers
 from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection, name_layers
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP
+from pruning.words import readable_size
 
 from .charts import COLOURS
-from .size import readable
 
 _WIDTH = 13
 
@@ -123,7 +123,7 @@ def _sizes(axes, plan: PruningPlan, bytes_per_parameter: int) -> None:
             colour = COLOURS.get(component, COLOURS["kept"])
             axes.barh(row, parameters, left=left, color=colour, label=component if row == 0 else None)
             left += parameters
-        axes.text(left, row, f"  {left:,}, {readable(left * bytes_per_parameter)}", va="center")
+        axes.text(left, row, f"  {left:,}, {readable_size(left * bytes_per_parameter)}", va="center")
     axes.set(yticks=[0, 1], yticklabels=["after", "before"], xticks=[], xlim=(0, plan.shape.parameters * 1.3))
     axes.set_title("5  parameters and weights, before and after", loc="left")
     _legend(axes)

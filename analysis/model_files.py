@@ -11,7 +11,8 @@ from math import prod
 from pathlib import Path
 
 from pruning.errors import PruningError
-from pruning.experiment import Experiment, read_json
+from pruning.experiment import Experiment
+from pruning.files import read_json
 from pruning.model.model_source import DEMO, DEMO_FOLDER, local_folder
 from pruning.planning.bin_header import read_bin_header
 from pruning.planning.checkpoint_header import (

@@ -8,97 +8,28 @@ and those of instructions are not known. Imports no torch. Knows nothing about t
 """
 
 import sys
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
-from pruning.experiment import COST_FILE, Experiment, naming_damage
-from pruning.forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from pruning.model.corpus_names import FILE, HUB, HUB_CORPORA, kind_of_corpus, text_file
 from pruning.planning.memory import weight_bytes
 from pruning.planning.plan import PruningPlan
 from pruning.planning.recovery_cost import recovery_cost
 from pruning.planning.shape import ModelShape
+from pruning.runs.measured_cost import Measured
 from pruning.settings import SETTINGS
 
 from .size import computing_bytes
 
-FORMAT_VERSION = 1
 REPAIR = "repair"
 EXACT, AT_MOST, UNKNOWN = "exact", "at_most", "unknown"
 _TRAININGS = SETTINGS["finetune_method"].choices
 COLUMNS = ("way", "is_chosen", "distils", "trained", "share", "memory", "fits", "length", "steps", "tokens", "seconds")
 _FLOAT32 = 4
 _GRAM_MATRICES = 4  # the Gram matrix, its part that stays, the factor of that, and the solution
-_WHERE = ("dtype", "device", "attn_implementation", "gradient_batch_size")
-# What decides how long one step and one evaluation take; the rest decides how many there are.
-_OF_A_STEP = ("finetune_method", "finetune_batch_size", "finetune_accumulation", "gradient_checkpointing", "lora_r")
-_OF_A_STEP += ("lora_targets", "lora_dropout", "distill_weight", "finetune_seq_len")
-_OF_AN_EVALUATION = ("eval_corpus", "eval_seq_len", "eval_windows")
-_OF_THE_TEXT = ("finetune_corpus", "text_column", "finetune_samples", "finetune_seq_len", "seed", *_OF_AN_EVALUATION)
-_OF_THE_REPAIR = ("reconstruct_tokens", "seq_len", "corpus", "text_column", "seed")
 _GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
-
-_FORM = {
-    **{"settings": {ANY: ANYTHING}, "device?": optional(TEXT), "windows?": optional(NUMBER)},
-    **{name: optional(NUMBER) for name in ("free_bytes?", "seconds_per_step?", "seconds_per_evaluation?", "repair_seconds?")},
-    ANY: ANYTHING,
-}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a short measurement found on this machine, and the settings it was made with; None where it was not of that.
-
-    `windows` are those that the training text gives; `of_step`, `of_evaluation`, `of_repair` are seconds; `free_bytes` were
-    free on `device`, where it computed.
-    """
-
-    settings: dict
-    of_step: float | None = None
-    of_evaluation: float | None = None
-    of_repair: float | None = None
-    windows: int | None = None
-    device: str | None = None
-    free_bytes: int | None = None
-
-    def is_of(self, settings: dict) -> bool:
-        """Whether a step and an evaluation under these settings take as long."""
-        return self.of_step is not None and self._agrees(settings, (*_OF_A_STEP, *_OF_AN_EVALUATION, *_WHERE))
-
-    def is_of_repair(self, settings: dict) -> bool:
-        """Whether the repair that these settings ask for takes as long."""
-        return self.of_repair is not None and self._agrees(settings, (*_OF_THE_REPAIR, *_WHERE))
-
-    def is_of_text(self, settings: dict) -> bool:
-        """Whether these settings train on as many windows."""
-        return self.windows is not None and self._agrees(settings, _OF_THE_TEXT)
-
-    def of_training(self, steps: int, eval_steps: int) -> float:
-        """Seconds of a training, evaluations before its first and after its last step included."""
-        return steps * self.of_step + (steps // eval_steps + 2) * self.of_evaluation
-
-    def _agrees(self, settings: dict, names: tuple[str, ...]) -> bool:
-        return all(_weighed(name, self.settings) == _weighed(name, settings) for name in names)
-
-
-def read_measured(experiment: Experiment) -> Measured | None:
-    """What the job `cost` measured; None where it did not come to its end. Raises PruningError for a broken file."""
-    path = experiment.path(COST_FILE)
-    if not path.exists():
-        return None
-    content = experiment.read(FORMAT_VERSION, COST_FILE)
-    if "settings" not in content and "asked" in content:
-        return None
-    with naming_damage(path):
-        require(content, _FORM, "the whole")
-    found = {name: content.get(name) for name in ("windows", "device", "free_bytes")}
-    for name in ("step", "evaluation"):
-        found[f"of_{name}"] = content.get(f"seconds_per_{name}")
-    found["of_repair"] = content.get("repair_seconds")
-    return Measured(content["settings"], **found) if any(value is not None for value in found.values()) else None
 
 
 def computes_in_ram(settings: dict) -> bool:
@@ -185,13 +116,3 @@ def repair_bytes(shape: ModelShape, bytes_per_parameter: int) -> int:
     """
     widest = max(max(layer.intermediate_size, layer.num_attention_heads * layer.head_dim) for layer in shape.layers)
     return 2 * weight_bytes(shape, bytes_per_parameter) + _GRAM_MATRICES * widest**2 * _FLOAT32
-
-
-def _weighed(name: str, settings: dict):
-    """A setting as far as it counts: what is left out by what it stands for, of shares only whether there are any."""
-    value = settings.get(name)
-    if name == "finetune_seq_len":
-        return value or settings.get("seq_len")
-    if name == "finetune_corpus":
-        return value or settings.get("corpus")
-    return value > 0 if name in ("distill_weight", "lora_dropout") and value is not None else value

@@ -7,8 +7,6 @@ plotly.js that the Python package carries. All that comes from the experiment is
 it to load anything.
 """
 
-import functools
-import json
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -17,24 +15,21 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from pruning.experiment import (
-    SAMPLES_FILE,
-    TABLE_FILE,
-    Experiment,
-    naming_damage,
-    write_whole,
-)
-from pruning.planning.allocation import Protection
+from pruning.experiment import SAMPLES_FILE, TABLE_FILE, Experiment, read_matrices, write_whole
+from pruning.experiment_table import FROM_FILE, method_of_plan, protection_of, settings_of_plan
+from pruning.files import naming_damage
 from pruning.planning.checkpoint_header import BYTES_PER_PARAMETER
-from pruning.planning.plan import PruningPlan
+from pruning.planning.matrices import checks, layer_table
+from pruning.planning.plan import PruningPlan, plan_totals
+from pruning.planning.protection import Protection
 from pruning.settings import SETTINGS, defaults_of
+from pruning.words import readable_size
 
-from . import charts, diff, size
+from . import charts
+from .catalogue import english
 from .charts import Translate
-from .experiments import FROM_FILE, method_of_plan, protection_of, settings_of_plan
 
 _FRAME = Path(__file__).with_suffix(".html")
-_SENTENCES = Path(__file__).parents[1] / "ui" / "text" / "en.json"  # a file of words; the floor above is not imported
 _STAGES = ("before", "after", "repaired", "recovered")
 
 
@@ -65,17 +60,6 @@ def _html_page(experiment: Experiment, t: Translate) -> str:
     _texts(page, experiment)
     _settings(page, experiment)
     return page.in_frame(experiment.name)
-
-
-@functools.cache
-def _english() -> dict[str, str]:
-    help_texts = {f"help.{name}": setting.help for name, setting in SETTINGS.items()}
-    return diff.CHECK_SENTENCES | help_texts | json.loads(_SENTENCES.read_text(encoding="utf-8"))
-
-
-def english(key: str, **values) -> str:
-    """The English sentence of a key of the app's texts."""
-    return _english()[key].format(**values)
 
 
 class _Page:
@@ -148,7 +132,7 @@ def _with_versions(line: str, versions: str) -> str:
 
 def _strip(experiment: Experiment, plan: PruningPlan, metrics: dict, t: Translate) -> str:
     """What was asked, what the plan takes, what is left."""
-    totals = size.plan_totals(plan, BYTES_PER_PARAMETER.get(experiment.description()["model"]["dtype"], 4))
+    totals = plan_totals(plan, BYTES_PER_PARAMETER.get(experiment.description()["model"]["dtype"], 4))
     sizes = metrics.get("size_bytes", {})
     asked = plan.settings.get("pruning_ratio")
     target = (f"{asked:.2%}", t(f"basis.{plan.target_basis}")) if asked is not None else ("-", t("plan.target.none"))
@@ -156,7 +140,7 @@ def _strip(experiment: Experiment, plan: PruningPlan, metrics: dict, t: Translat
         (t("plan.target"), *target),
         (t("plan.actual"), f"{plan.actual_ratio:.2%}", t("basis.model")),
         (t("plan.parameters"), f"{totals.parameters_after:,}", f"-{totals.parameters_removed:,}"),
-        (t("plan.size"), size.readable(sizes.get("after", totals.bytes_after)), f"-{size.readable(totals.bytes_removed)}"),
+        (t("plan.size"), readable_size(sizes.get("after", totals.bytes_after)), f"-{readable_size(totals.bytes_removed)}"),
         (t("plan.heads_removed"), f"{totals.attention_groups_removed:,}", ""),
         (t("plan.channels_removed"), f"{totals.mlp_channels_removed:,}", ""),
         (t("plan.layers_removed"), str(totals.layers_removed), ""),
@@ -191,13 +175,12 @@ def _result(page: _Page, experiment: Experiment, plan: PruningPlan | None) -> No
     """What the cut gave: sparsity of layers, checks, and before and after of every module."""
     if plan is None or not experiment.is_cut:
         return
-    t, matrices = page.t, diff.read_matrices(experiment)
-    layers = diff.layer_table(plan, matrices)
+    t, matrices = page.t, read_matrices(experiment)
+    layers = layer_table(plan, matrices)
     page.title("report.result")
     page.chart(charts.sparsity_bars(layers, plan, t), "prune.sparsity.alt")
     marks = (
-        f'<li class="{"pass" if check.passed else "fail"}">{escape(check.sentence(t))}</li>'
-        for check in diff.checks(plan, matrices)
+        f'<li class="{"pass" if check.passed else "fail"}">{escape(check.sentence(t))}</li>' for check in checks(plan, matrices)
     )
     page.add(f'<ul class="checks">{"".join(marks)}</ul>')
     page.title("report.modules")
@@ -296,8 +279,8 @@ def _before_after(groups, head: str, t: Translate) -> str:
             name,
             f"{row.params_before:,}",
             f"{row.params_after:,}",
-            size.readable(row.bytes_before),
-            size.readable(row.bytes_after),
+            readable_size(row.bytes_before),
+            readable_size(row.bytes_after),
             f"{1 - row.params_after / row.params_before:.2%}",
         )
         for name, row in sums.astype(int).iterrows()

@@ -1,131 +1,463 @@
-"""What a cut does to the loss, window by window, so that two cuts can be held against each other on the same text.
+"""The numbers that the Learn page fills into its sentences, each from the files or sizes of the model in front. No torch.
 
-    every plan     masked model, all windows                          -> losses [windows]
-    one layer      walk layer by layer; each cut begins at its layer  -> losses [windows], for half the passes
-    paired         the same windows with and without the cut          -> mean rise and its standard error
-
-Also what single groups do: the loss of every token without one, and the tokens that an MLP channel writes. Nothing is cut:
-see masking.py. Knows nothing about experiments.
+A `finding` is what pruning/runs/sensitivity/findings.py reads: `points`, `whole`, `perplexity`, `request.options`.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.nn import functional as F
-from transformers import PreTrainedModel
+import pandas as pd
 
-from pruning.model.layer_pass import continue_from, logits_of, run_layers
+from pruning.planning.allocation import Floors, allocate_global, largest_ratio, removable
+from pruning.planning.group_table import GroupTable
+from pruning.planning.kept_indices import group_axis
+from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection
+from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP, LayerShape
+from pruning.words import readable_size
 
-OnProgress = Callable[[int, int], None]  # (windows done, windows in all); may raise Cancelled
-_LARGEST_EXPONENT = 700
+HELPS, HURTS, UNCLEAR = "helps", "hurts", "unclear"
+_ROOTS = 2  # of a layer: k_proj for attention, gate_proj for the MLP
+
+
+# zeros or a smaller matrix --------------------------------------------------------------------------------------------
+
+
+def matrix_numbers(finding) -> dict:
+    """What chapter 1 says of its matrix: sizes, bytes in words, milliseconds, and how many times as fast each is."""
+    dense, zeros, smaller = (finding.whole[name] for name in ("dense", "zeros", "smaller"))
+    return {
+        "layer": finding.request.options["layer"],
+        "share": 1 - smaller["shape"][0] / dense["shape"][0],
+        "rows": dense["shape"][0],
+        "rows_left": smaller["shape"][0],
+        "columns": dense["shape"][1],
+        "zeros": zeros["zeros"],
+        "bytes": readable_size(dense["bytes"]),
+        "bytes_per_weight": dense["bytes"] // (dense["shape"][0] * dense["shape"][1]),
+        "bytes_zeros": readable_size(zeros["bytes"]),
+        "bytes_smaller": readable_size(smaller["bytes"]),
+        "tokens": finding.whole["tokens"],
+        "milliseconds": dense["milliseconds"],
+        "milliseconds_zeros": zeros["milliseconds"],
+        "milliseconds_smaller": smaller["milliseconds"],
+        "faster_zeros": dense["milliseconds"] / zeros["milliseconds"],
+        "faster_smaller": dense["milliseconds"] / smaller["milliseconds"],
+    }
+
+
+# one group ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Rise:
-    """Mean loss with a cut minus mean loss without it, nats per token, and the standard error of that mean over windows."""
+class Box:
+    """A matrix of a layer on the drawing, one unit per row or column; `lit` (x, y, width, height) is what the group takes."""
 
-    mean: float
-    error: float
+    module: str
+    x: float
+    y: float
+    rows: int
+    columns: int
+    lit: tuple[float, float, float, float] | None
 
-    @classmethod
-    def between(cls, before: np.ndarray, after: np.ndarray) -> "Rise":
-        """Of paired losses, [windows] each: the same windows in the same order."""
-        differences = after - before
-        spread = differences.std(ddof=1) if len(differences) > 1 else math.nan
-        return cls(float(differences.mean()), float(spread / math.sqrt(len(differences))))
+
+def layer_boxes(layer: LayerShape, kind: str, group: int) -> list[Box]:
+    """The seven matrices side by side to scale; of one attention group or MLP channel the rows or columns lit."""
+    boxes, x = [], 0.0
+    gap = max(0.3 * layer.hidden_size, 0.12 * max(layer.hidden_size, layer.intermediate_size))  # names stand above
+    for name, shape in layer.tensor_shapes().items():
+        rule = group_axis(name, layer)
+        if len(shape) != 2 or rule is None:
+            continue
+        (group_type, dim, width), (rows, columns) = rule, shape
+        lit = None
+        if group_type == kind:
+            at = group * width
+            lit = (x, at, columns, width) if dim == 0 else (x + at, 0.0, width, rows)
+        boxes.append(Box(name.split(".")[1], x, 0.0, rows, columns, lit))
+        x += columns + gap
+    return boxes
+
+
+def group_parts(layer: LayerShape, kind: str) -> pd.DataFrame:
+    """What one group takes from each matrix: `module`, `what` (rows or columns), `count`, `parameters`; sums to its cost."""
+    parts = []
+    for name, shape in layer.tensor_shapes().items():
+        rule = group_axis(name, layer)
+        if rule is None or rule[0] != kind:
+            continue
+        _, dim, width = rule
+        per_index = int(np.prod(shape)) // shape[dim]
+        parts.append((name.split(".", 1)[1].removesuffix(".weight"), ("rows", "columns")[dim], width, width * per_index))
+    return pd.DataFrame(parts, columns=["module", "what", "count", "parameters"])
+
+
+def shade(before: float, after: float) -> int:
+    """How much a token lost without the group, from 0 (nothing) to 4 (2 nats and more); -1 to -4 where it gained."""
+    change = after - before
+    steps = int(np.searchsorted((0.05, 0.25, 0.75, 2.0), abs(change), side="right"))
+    return steps if change > 0 else -steps
+
+
+# from rate to cut -----------------------------------------------------------------------------------------------------
+
+
+def cut_numbers(plan: PruningPlan, rates, protection: Protection, layer_idx: int, bytes_per_parameter: int) -> dict:
+    """What chapter 3 says of one layer and of the whole: rates, groups, sizes and bytes before and after."""
+    layer, after = plan.shape.layers[layer_idx], plan.resized_layers[layer_idx]
+    layers = plan.shape.num_layers
+    touched = np.flatnonzero(protection.cuttable(layers).any(axis=1))
+    prunable = layer.attention_parameters + layer.mlp_parameters
+    return {
+        "layer": layer_idx,
+        "layers": layers,
+        "last_layer": layers - 1,
+        "computed": float(rates.computed[layer_idx]),
+        "applied": float(rates.applied[layer_idx]),
+        "prunable": prunable,
+        "budget": int(rates.applied[layer_idx] * prunable),
+        "split": plan.settings["pruning_distribution"],
+        "may_be_cut": layer_idx in touched,
+        "attention_cost": layer.attention_group_cost,
+        "mlp_cost": layer.mlp_channel_cost,
+        "attention_gone": layer.num_key_value_heads - after.num_key_value_heads,
+        "mlp_gone": layer.intermediate_size - after.intermediate_size,
+        "parameters_before": layer.parameters,
+        "parameters_after": after.parameters,
+        "bytes_before": readable_size(layer.parameters * bytes_per_parameter),
+        "bytes_after": readable_size(after.parameters * bytes_per_parameter),
+        "cut_layers": len(touched),
+        "first_cut": int(touched[0]),
+        "last_cut": int(touched[-1]),
+        "roots": _ROOTS * len(touched),
+        "target": plan.settings["pruning_ratio"],
+        "actual": plan.actual_ratio,
+    }
+
+
+def layer_before_after(plan: PruningPlan, layer_idx: int, bytes_per_parameter: int) -> pd.DataFrame:
+    """Every matrix of one layer: `module`, `shape_before`, `shape_after` in words, parameters and bytes before and after."""
+    before, after = (shape.tensor_shapes() for shape in (plan.shape.layers[layer_idx], plan.resized_layers[layer_idx]))
+    rows = [
+        (name.removesuffix(".weight"), _times(shape), _times(after.get(name, ())), int(np.prod(shape)), _count(after.get(name)))
+        for name, shape in before.items()
+        if len(shape) == 2
+    ]
+    frame = pd.DataFrame(rows, columns=["module", "shape_before", "shape_after", "params_before", "params_after"])
+    for side in ("before", "after"):
+        frame[f"bytes_{side}"] = frame[f"params_{side}"] * bytes_per_parameter
+    return frame
+
+
+@dataclass(frozen=True)
+class Consequence:
+    """What goes from one matrix when one index of a root goes: so many rows or columns. `root` names that matrix."""
+
+    module: str
+    what: str
+    count: int
+    root: str
+
+
+def consequences(layer: LayerShape) -> list[Consequence]:
+    """What follows from one KV head of `k_proj` and from one row of `gate_proj`, the roots among them first."""
+    found = []
+    for kind, root in ((ATTENTION, "k_proj"), (MLP, "gate_proj")):
+        parts = group_parts(layer, kind).itertuples()
+        rows = [Consequence(row.module, row.what, row.count, root) for row in parts if not row.module.endswith(".bias")]
+        found += sorted(rows, key=lambda one: one.module != root)
+    return found
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(f"{size:,}" for size in shape) or "-"
+
+
+def _count(shape: tuple[int, ...] | None) -> int:
+    return int(np.prod(shape)) if shape else 0
+
+
+# two strategies -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StrategyRow:
+    """What one strategy's plan does: shares of all parameters, of what goes and of the layer that loses most."""
+
+    strategy: str
+    target: float
+    actual: float
+    attention: float
+    layers_cut: int
+    layers: int
+    most: float
+    plan_seconds: float
+    perplexity: float | None
 
     @property
-    def is_clear(self) -> bool:
-        """Whether it lies more than two standard errors from 0."""
-        return abs(self.mean) > 2 * self.error
+    def balance(self) -> str:
+        """Attention : MLP of what goes, in percent."""
+        return f"{100 * self.attention:.0f} : {100 * (1 - self.attention):.0f}"
 
 
-def perplexity_of(losses: np.ndarray) -> float:
-    """exp of the mean loss of windows of one length, [windows]; infinite where that is too large for a number."""
-    mean = float(losses.mean())
-    return math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
+def strategy_rows(finding, plans: list[PruningPlan]) -> list[StrategyRow]:
+    """One row per strategy; `plans` are those that the finding's points were measured by."""
+    rows = []
+    for point, plan in zip(finding.points, plans, strict=True):
+        gone = plan.removed_parameters.sum(axis=1)
+        prunable = np.array([layer.attention_parameters + layer.mlp_parameters for layer in plan.shape.layers])
+        rows.append(
+            StrategyRow(
+                point["strategy"],
+                finding.request.options["ratio"],
+                point["actual_ratio"],
+                point["attention"] / point["removed"],
+                int((gone > 0).sum()),
+                plan.shape.num_layers,
+                float((gone / np.maximum(prunable, 1)).max()),
+                point["plan_seconds"],
+                point["perplexity"],
+            )
+        )
+    return rows
 
 
-@torch.inference_mode()
-def window_losses(
-    model: PreTrainedModel, windows: torch.Tensor, batch_size: int, on_progress: OnProgress = lambda done, total: None
-) -> np.ndarray:
-    """Mean next-token loss of each window, [windows] float64; `windows` int64 [windows, seq_len]."""
-    losses = []
-    for start in range(0, len(windows), batch_size):
-        batch = windows[start : start + batch_size].to(model.device)
-        losses.append(_token_losses(model(input_ids=batch, use_cache=False).logits, batch).mean(axis=1))
-        on_progress(min(start + batch_size, len(windows)), len(windows))
-    return np.concatenate(losses)
+def strategy_verdict(finding) -> str:
+    """`layer` or `global`, the one that is better beyond chance on these windows; `unclear`."""
+    difference = finding.whole["difference"]
+    if not difference["is_clear"]:
+        return UNCLEAR
+    return "layer" if difference["mean"] > 0 else "global"
 
 
-class LayerWalk:
-    """The hidden states of all windows before one layer, which `forward` takes one layer further.
+# the knapsack ---------------------------------------------------------------------------------------------------------
 
-    `whole` are the losses of the model as it is, [windows]. Memory: windows x seq_len x H numbers, and a batch.
-    """
 
-    @torch.inference_mode()
-    def __init__(self, model: PreTrainedModel, windows: torch.Tensor, batch_size: int):
-        self._model = model
-        self._batches = [batch.to(model.device) for batch in windows.split(batch_size)]
-        self._hidden: list[torch.Tensor] = []
-        self._arguments: list[list[dict]] = []
-        losses = []
-        for batch in self._batches:
-            passed = run_layers(model, batch)
-            self._hidden.append(passed.hidden_states[0])
-            self._arguments.append(passed.arguments)
-            losses.append(_token_losses(logits_of(model, passed.hidden_states[-1]), batch).mean(axis=1))
-        self.whole = np.concatenate(losses)
-        self.layer_idx = 0
+@dataclass(frozen=True)
+class Gone:
+    """Groups of one kind that went, of so many that may, and their parameters; `layers_emptied` lost all of these."""
 
-    @torch.inference_mode()
-    def losses(self, on_progress: OnProgress = lambda done, total: None) -> np.ndarray:
-        """Mean loss of each window when the model, as it computes now, goes on from here, [windows] float64."""
-        losses, done = [], 0
-        for batch, hidden, arguments in zip(self._batches, self._hidden, self._arguments, strict=True):
-            last = continue_from(self._model, self.layer_idx, hidden, arguments)
-            losses.append(_token_losses(logits_of(self._model, last), batch).mean(axis=1))
-            done += len(batch)
-            on_progress(done, len(self.whole))
-        return np.concatenate(losses)
+    groups: int
+    of: int
+    parameters: int
+    layers_emptied: int
 
-    @torch.inference_mode()
-    def forward(self) -> None:
-        """Goes through one layer."""
-        layer = self._model.model.layers[self.layer_idx]
-        self._hidden = [
-            layer(hidden, **arguments[self.layer_idx]) for hidden, arguments in zip(self._hidden, self._arguments, strict=True)
+
+@dataclass(frozen=True)
+class Budget:
+    """A knapsack filled lowest score first. `largest` is the most that can go, `cut_score` the highest score that went."""
+
+    budget: int
+    largest: int
+    attention: Gone
+    mlp: Gone
+    cut_score: float
+    plan: PruningPlan
+
+    @property
+    def filled(self) -> float:
+        """Share of the budget that is spent."""
+        return (self.attention.parameters + self.mlp.parameters) / self.budget
+
+
+def largest_budget(table: GroupTable, protection: Protection) -> float:
+    """The largest share of all parameters that can go, in whole percent."""
+    return math.floor(100 * largest_ratio(table, protection, Floors())) / 100
+
+
+def fill_budget(table: GroupTable, ratio: float, protection: Protection, floors: Floors = Floors()) -> Budget:
+    """What a global plan takes at this ratio of all parameters; raises PruningError where there is no such plan."""
+    plan = allocate_global(table, ratio, protection, floors, settings={"pruning_ratio": ratio, "strategy": "global"})
+    groups, may_go = table.groups, removable(table, protection, floors)
+    blocks = np.bincount(groups.block[may_go], minlength=len(groups.block_sizes)).reshape(-1, 2)
+    gone = groups.block_sizes.reshape(-1, 2) - plan.kept_counts
+    kinds = [
+        Gone(
+            int(gone[:, column].sum()),
+            int(blocks[:, column].sum()),
+            int(plan.removed_parameters[:, column].sum()),
+            int(((gone[:, column] == blocks[:, column]) & (blocks[:, column] > 0)).sum()),
+        )
+        for column in range(len(GROUP_TYPES))
+    ]
+    return Budget(
+        int(ratio * table.shape.parameters), int(groups.cost[may_go].sum()), *kinds, float(table.score[~plan.kept].max()), plan
+    )
+
+
+# which score foresaw it -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RankedLayers:
+    """Ranks that a method gives the layers, 1 for the largest rise, [layers]; `method` None: as measured."""
+
+    method: str | None
+    ranks: np.ndarray
+    spearman: float | None
+
+    @property
+    def shown(self) -> str:
+        return "-" if self.spearman is None else f"{self.spearman:+.2f}"
+
+
+def foresight_ranks(finding, kind: str) -> list[RankedLayers]:
+    """The measured ranks, then those of each method, best Spearman correlation with them first."""
+    measured = [point["rise"] for point in sorted(finding.points, key=lambda p: p["layer"]) if point["kind"] == kind]
+    methods = [
+        RankedLayers(method, _rank(of_kind[kind]), finding.whole["spearman"][method][kind])
+        for method, of_kind in finding.whole["foreseen"].items()
+    ]
+    methods.sort(key=lambda row: -2.0 if row.spearman is None else -row.spearman)
+    return [RankedLayers(None, _rank(measured), None), *methods]
+
+
+def _rank(values: list[float]) -> np.ndarray:
+    return pd.Series(values).rank(ascending=False, method="average").to_numpy()
+
+
+def layer_numbers(finding) -> dict:
+    """What chapter 6 says: the layers that matter most and least when cut alone, and the scores that foresaw it."""
+    numbers = {"perplexity": finding.perplexity, "share": finding.request.options["share"]}
+    numbers["samples"] = finding.request.options["samples"]
+    for kind in GROUP_TYPES:
+        of_kind = sorted((p for p in finding.points if p["kind"] == kind), key=lambda p: -p["rise"])
+        ranked = foresight_ranks(finding, kind)[1:]
+        numbers |= {
+            f"{kind}_most": of_kind[0]["layer"],
+            f"{kind}_most_perplexity": of_kind[0]["perplexity"] or float("inf"),
+            f"{kind}_least": of_kind[-1]["layer"],
+            f"{kind}_least_perplexity": of_kind[-1]["perplexity"] or float("inf"),
+            f"{kind}_best": ranked[0].method,
+            f"{kind}_best_spearman": ranked[0].shown,
+            f"{kind}_worst": ranked[-1].method,
+            f"{kind}_worst_spearman": ranked[-1].shown,
+        }
+    return numbers
+
+
+# protect or not -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """Perplexity at one ratio over the calibration seeds."""
+
+    ratio: float
+    mean: float
+    lowest: float
+    highest: float
+
+
+def mean_by_ratio(finding, scenario: str) -> list[OverSeeds]:
+    """Perplexity of `all` or `protected` at each ratio, over the seeds that have one, lowest ratio first."""
+    found = []
+    for ratio in finding.request.options["ratios"]:
+        values = [
+            point[scenario]["perplexity"]
+            for point in finding.points
+            if point["ratio"] == ratio and scenario in point and point[scenario]["perplexity"] is not None
         ]
-        self.layer_idx += 1
+        if values:
+            found.append(OverSeeds(ratio, float(np.mean(values)), min(values), max(values)))
+    return found
 
 
-@torch.inference_mode()
-def token_losses(model: PreTrainedModel, window: torch.Tensor) -> np.ndarray:
-    """Loss of each token of one window but the first, [seq_len - 1] float64; `window` int64 [seq_len]."""
-    batch = window[None].to(model.device)
-    return _token_losses(model(input_ids=batch, use_cache=False).logits, batch)[0]
+def protection_verdicts(finding) -> list[dict]:
+    """For each ratio what protection does: `verdict`, both mean perplexities, and the difference in loss over the seeds.
 
-
-@torch.inference_mode()
-def written_tokens(model: PreTrainedModel, layer_idx: int, channel: int, count: int) -> tuple[list[int], list[float]]:
-    """The tokens whose logits an MLP channel raises most, and by how much per unit of its activation.
-
-    lm_head(g * w), w the channel's column of down_proj and g the final norm's weights: what the channel writes reaches the
-    head as it is, but for the norm's scale and what later layers add (Geva 2203.14680).
+    It `helps` (or `hurts`) where the difference has that sign at every seed, each time by more than two standard errors.
     """
-    column = model.model.layers[layer_idx].mlp.down_proj.weight[:, channel]
-    raised = (model.lm_head.weight @ (model.model.norm.weight * column)).float()
-    best = raised.topk(min(count, len(raised)))
-    return best.indices.tolist(), best.values.tolist()
+    rows = []
+    for ratio in finding.request.options["ratios"]:
+        differences = [p["difference"] for p in finding.points if p["ratio"] == ratio and "difference" in p]
+        if not differences:
+            continue
+        clear = {HURTS if d["mean"] > 0 else HELPS for d in differences if d["is_clear"]}
+        agreed = len(clear) == 1 and all(d["is_clear"] for d in differences)
+        means = {name: {m.ratio: m.mean for m in mean_by_ratio(finding, name)} for name in ("all", "protected")}
+        rows.append(
+            {
+                "ratio": ratio,
+                "verdict": clear.pop() if agreed else UNCLEAR,
+                "all": means["all"].get(ratio, np.inf),
+                "protected": means["protected"].get(ratio, np.inf),
+                "difference": float(np.mean([d["mean"] for d in differences])),
+                "seeds": len(differences),
+            }
+        )
+    return rows
 
 
-def _token_losses(logits: torch.Tensor, batch: torch.Tensor) -> np.ndarray:
-    """Next-token losses, [samples, seq_len - 1] float64."""
-    targets = F.pad(batch[:, 1:], (0, 1))  # to cut the last position off would copy all logits
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(batch)
-    return losses[:, :-1].double().cpu().numpy()
+def trained_verdicts(finding) -> list[dict]:
+    """For each ratio what protection does after the same training: `verdict`, perplexities of both cuts alone and trained,
+    and the difference in loss of the trained ones with its standard error.
+    """
+    return [
+        {
+            "ratio": point["ratio"],
+            "verdict": _verdict(point["difference"]),
+            "all": _perplexity(point["all"]["trained"]),
+            "protected": _perplexity(point["protected"]["trained"]),
+            "all_cut": _perplexity(point["all"]["cut"]),
+            "protected_cut": _perplexity(point["protected"]["cut"]),
+            "difference": point["difference"]["mean"],
+            "error": point["difference"]["error"] or 0.0,
+        }
+        for point in finding.points
+        if "difference" in point
+    ]
+
+
+def _verdict(difference: dict) -> str:
+    if not difference["is_clear"]:
+        return UNCLEAR
+    return HURTS if difference["mean"] > 0 else HELPS
+
+
+def _perplexity(figures: dict) -> float:
+    return np.inf if figures["perplexity"] is None else figures["perplexity"]
+
+
+def protection_in_all(finding) -> str:
+    """One word for all ratios: `helps`, `hurts`, `unclear` where all agree, `none` where there is none, else `mixed`."""
+    verdicts = {row["verdict"] for row in protection_verdicts(finding)} or {"none"}
+    return verdicts.pop() if len(verdicts) == 1 else "mixed"
+
+
+def unreached(finding) -> list[dict]:
+    """The points that have no plan, each with its `reason`."""
+    return [point for point in finding.points if "reason" in point]
+
+
+def best_of_grid(finding) -> dict | None:
+    """The point of the grid with the lowest loss: `first`, `last`, `perplexity`, `difference` to no protection."""
+    reached = [point for point in finding.points if "rise" in point]
+    return min(reached, key=lambda point: point["rise"]) if reached else None
+
+
+def best_splits(finding) -> list[dict]:
+    """For each ratio the best split that was tried and what the scores chose: `ratio`, `best`, `own` (points)."""
+    rows = []
+    for ratio in finding.request.options["ratios"]:
+        reached = [p for p in finding.points if p["ratio"] == ratio and "rise" in p]
+        fixed, own = [p for p in reached if p["split"] != "auto"], [p for p in reached if p["split"] == "auto"]
+        if fixed and own:
+            rows.append({"ratio": ratio, "best": min(fixed, key=lambda p: p["rise"]), "own": own[0]})
+    return rows
+
+
+def attention_query_heads(layer: LayerShape) -> dict:
+    """What chapter 2 says of a model's layer."""
+    return {
+        "heads": layer.num_attention_heads,
+        "kv_heads": layer.num_key_value_heads,
+        "ratio": layer.num_key_value_groups,
+        "head_dim": layer.head_dim,
+        "half": layer.head_dim // 2,
+        "width": layer.intermediate_size,
+        "attention_cost": layer.group_cost(ATTENTION),
+        "mlp_cost": layer.mlp_channel_cost,
+        "times": layer.attention_group_cost / layer.mlp_channel_cost,
+    }

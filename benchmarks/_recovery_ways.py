@@ -16,19 +16,19 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from analysis.perplexity import HeldOutText, perplexity
 from pruning.model.calibration import Corpus, draw_samples, windows_left_out
 from pruning.model.checkpoint import LoadedModel
-from pruning.model.importance import measure
+from pruning.model.held_out import HeldOutText, perplexity
+from pruning.model.importance import measure_groups
 from pruning.model.masking import masked
-from pruning.model.reconstruction import reconstruct
-from pruning.model.recovery import Training, recover
+from pruning.model.repair import reconstruct
 from pruning.model.surgery import cut
+from pruning.model.training import Training, recover
 from pruning.model.training_text import load_training_text
 from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
-from pruning.runs.iterative import plan_in_rounds
-from pruning.runs.judging import round_as_saved
+from pruning.planning.rounds import plan_in_rounds
+from pruning.runs.results import round_as_saved
 from pruning.settings import LORA_TARGETS
 
 REPAIR, ITERATIVE, ITERATIVE_REPAIR = "reconstruct", "iterative", "iterative_reconstruct"
@@ -94,7 +94,7 @@ class Recoveries:
 
     def _measured_again(self, plan: PruningPlan, round_in_words: str):
         with masked(self.loaded.model, plan) as model:
-            return measure("taylor", model, self.loaded.header.shape, self._windows(self.args.samples), _BATCH_SIZE)
+            return measure_groups("taylor", model, self.loaded.header.shape, self._windows(self.args.samples), _BATCH_SIZE)
 
     def _windows(self, count: int) -> torch.Tensor:
         return draw_samples(self.calibration, self.loaded.tokenizer, count, self.args.seq_len, _SEED)

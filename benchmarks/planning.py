@@ -23,8 +23,8 @@ from pruning.errors import PruningError
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
 from pruning.planning.layer_importance import LayerImportance
+from pruning.planning.planner import plan_from_settings
 from pruning.planning.shape import ModelShape
-from pruning.runs.planner import plan_from_settings
 from pruning.settings import resolve
 
 LLAMA_3_8B = {
@@ -60,7 +60,7 @@ _MIXED = {
     "uniform": _EVERY_STRATEGY | _SPLIT,
 }
 _MEDIAN_BOUND, _WORST_BOUND = 100, 150  # milliseconds
-_TEXT_FOLDER = Path(__file__).parent.parent / "ui" / "text"
+_TEXT_FOLDER = Path(__file__).parent.parent / "analysis" / "text"
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 import transformers
 
-from analysis.perplexity import HeldOutText, perplexity
 from pruning.errors import PruningError
 from pruning.model.calibration import CALIBRATION, Corpus, draw_samples, load_corpus
 from pruning.model.checkpoint import LoadedModel, load, open_checkpoint
-from pruning.model.importance import IMPORTANCE_METHODS, measure
+from pruning.model.held_out import HeldOutText, perplexity
+from pruning.model.importance import IMPORTANCE_METHODS, measure_groups
 from pruning.model.layer_importance import REMOVAL, measure_layers
 from pruning.model.masking import masked
 from pruning.planning.allocation import Floors
@@ -37,7 +37,7 @@ from pruning.planning.block_counts import plan_from_counts
 from pruning.planning.group_table import GroupTable
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
-from pruning.runs.planner import plan_from_settings
+from pruning.planning.planner import plan_from_settings
 from pruning.settings import STRATEGIES, resolve
 
 from . import _recovery_ways
@@ -212,7 +212,7 @@ def _planned_rows(keys: list[tuple], loaded: LoadedModel, calibration: Corpus, a
 
 def _table(method: str, loaded: LoadedModel, samples: torch.Tensor) -> GroupTable:
     start, header = time.perf_counter(), loaded.header
-    importance = measure(method, loaded.model, header.shape, samples, _BATCH_SIZE)
+    importance = measure_groups(method, loaded.model, header.shape, samples, _BATCH_SIZE)
     print(f"importance of groups by {method}: {time.perf_counter() - start:.1f} s", flush=True)
     return GroupTable(header.shape, importance, {"fingerprint": header.fingerprint})
 

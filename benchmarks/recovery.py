@@ -74,7 +74,7 @@ def _measured(tokens: int, inputs: int) -> Repair:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pruning.model.reconstruction import reconstruct
+    from pruning.model.repair import reconstruct
     from pruning.model.surgery import cut
     from pruning.planning.plan import PruningPlan
     from pruning.planning.shape import ModelShape

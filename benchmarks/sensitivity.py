@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from pruning.experiment import Experiment
-from pruning.runs import findings, steps
-from pruning.runs.findings import EXPERIMENTS, LAYERS, PROTECTION, SPLIT, Finding
+from pruning.runs import steps
+from pruning.runs.sensitivity import findings
+from pruning.runs.sensitivity.findings import EXPERIMENTS, LAYERS, PROTECTION, SPLIT, Finding
 from pruning.settings import resolve
 
 from ._flags import add_names

@@ -3,7 +3,8 @@
 import streamlit as st
 
 from pruning.planning.checkpoint_header import CheckpointHeader
-from ui import export_form, job_panel, workspace
+from ui import job_panel, workspace
+from ui.export import form
 from ui.page_frame import explanation, first_do, heading, measured_or_stop
 from ui.translation import t
 
@@ -15,17 +16,17 @@ if not checks.get("hf") or not experiment.is_saved:
     first_do("prune", "not_cut")
 
 header = CheckpointHeader.read(experiment.model_folder)
-name = export_form.choose_format(header)
+name = form.choose_format(header)
 active = job_panel.show(experiment, ("pack", "export"))
-export_form.clean_up(experiment, disabled=active)
-if export_form.is_possible(experiment, name, header):
-    export_form.show_check(checks.get(name))
-    export_form.show(experiment, name, disabled=active)
+form.clean_up(experiment, disabled=active)
+if form.is_possible(experiment, name, header):
+    form.show_check(checks.get(name))
+    form.show(experiment, name, disabled=active)
     if not active:
-        export_form.download(experiment, name, checks)
+        form.download(experiment, name, checks)
     st.subheader(t("export.load"))
-    export_form.show_code(experiment, name, header)
-export_form.push(experiment, disabled=active)
+    form.show_code(experiment, name, header)
+form.push(experiment, disabled=active)
 st.markdown(t("export.folder", folder=experiment.model_folder.resolve()))
 with st.expander(t("export.card")):
     # As it is, not drawn: a card is a stranger's text where the experiment is, and its pictures would be fetched.

@@ -3,7 +3,9 @@
 import streamlit as st
 
 from pruning.errors import PruningError
-from ui import calibration_form, importance_basis, importance_comparison, importance_results, job_panel, sections, workspace
+from ui import job_panel, sections, workspace
+from ui.importance import basis, comparison, form, results
+from ui.links import link
 from ui.page_frame import fragment, heading
 from ui.translation import error_text, t
 from ui.workspace import Measured
@@ -14,10 +16,10 @@ heading("importance")
 st.caption(t("importance.model", model=workspace.chosen_model()))
 
 experiment = workspace.current_experiment()
-form = st.container()
+top = st.container()
 active = job_panel.show(experiment, ("measure",)) if experiment else False
-with form:
-    calibration_form.show(disabled=active)
+with top:
+    form.show(disabled=active)
 
 
 def measured() -> Measured | None:
@@ -33,17 +35,17 @@ def measured() -> Measured | None:
 
 
 @fragment
-def results(found: Measured) -> None:
+def section(found: Measured) -> None:
     """Only the section that is shown is computed."""
-    section = sections.pick("importance", SECTIONS)
-    if section == "layers":
-        importance_results.layers(found)
-    elif section == "groups":
-        importance_results.groups(found)
-    elif section == "distribution":
-        importance_results.distribution(found)
+    chosen = sections.pick("importance", SECTIONS)
+    if chosen == "layers":
+        results.layers(found)
+    elif chosen == "groups":
+        results.groups(found)
+    elif chosen == "distribution":
+        results.distribution(found)
     else:
-        importance_comparison.show(found, disabled=active)
+        comparison.show(found, disabled=active)
 
 
 found = measured()
@@ -53,13 +55,13 @@ if found is None:
     st.stop()
 
 st.subheader(t("importance.result", experiment=found.experiment.name))
-basis = importance_basis.of_groups(found.table)
-if basis is None:
+measured_by = basis.of_groups(found.table)
+if measured_by is None:
     st.warning(t("importance.basis_unknown", groups=len(found.table.order)), icon=":material/warning:")
 else:
-    st.caption(basis)
-if (other := importance_basis.taken_from(found.experiment)) is not None:
+    st.caption(measured_by)
+if (other := basis.taken_from(found.experiment)) is not None:
     st.caption(t("importance.taken_over", experiment=other))
-results(found)
-importance_results.meaning(found)
-st.page_link(workspace.PAGES_FOLDER / "plan.py", label=t("importance.next"), icon=":material/arrow_forward:")
+section(found)
+results.meaning(found)
+link("plan", t("importance.next"))

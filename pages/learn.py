@@ -2,28 +2,19 @@
 
 import streamlit as st
 
-from ui import (
-    job_panel,
-    learn_cut,
-    learn_group,
-    learn_knapsack,
-    learn_matrix,
-    learn_scores,
-    learn_strategies,
-    sections,
-    workspace,
-)
-from ui.learn_frame import lesson
+from ui import job_panel, sections, workspace
+from ui.learn import cut, group, knapsack, matrix, scores, strategies
+from ui.learn.frame import lesson
 from ui.page_frame import explanation, heading
 from ui.translation import t
 
 CHAPTERS = {
-    "matrix": learn_matrix.show,
-    "group": learn_group.show,
-    "cut": learn_cut.show,
-    "strategies": learn_strategies.show,
-    "knapsack": learn_knapsack.show,
-    "scores": learn_scores.show,
+    "matrix": matrix.show,
+    "group": group.show,
+    "cut": cut.show,
+    "strategies": strategies.show,
+    "knapsack": knapsack.show,
+    "scores": scores.show,
 }
 
 heading("learn")

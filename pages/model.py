@@ -5,7 +5,10 @@ import streamlit as st
 from analysis import charts, size
 from pruning.errors import PruningError
 from pruning.model.model_source import DEMO
-from ui import access, method_picker, workspace
+from pruning.words import readable_size
+from ui import access, workspace
+from ui.importance import methods
+from ui.links import link
 from ui.page_frame import chart, explanation, heading
 from ui.translation import error_text, t, words
 
@@ -65,7 +68,7 @@ with st.container(horizontal=True):
     st.metric(t("model.heads"), layer.num_attention_heads, border=True)
     st.metric(t("model.kv_heads"), layer.num_key_value_heads, border=True)
     st.metric(t("model.gqa"), f"{layer.num_key_value_groups} : 1", border=True)
-    st.metric(t("model.disk"), size.readable(found.weight_bytes), border=True)
+    st.metric(t("model.disk"), readable_size(found.weight_bytes), border=True)
 if not shape.is_uniform:
     st.caption(t("model.not_uniform"))
 if found.keeps_head:
@@ -97,8 +100,8 @@ with right:
     )
 
 st.subheader(t("method.memory.title"))
-method_picker.memory_table(shape, bytes_per_parameter=4, tokens=method_picker.default_tokens())
+methods.memory_table(shape, bytes_per_parameter=4, tokens=methods.default_tokens())
 if not found.weights_checked:
     st.caption(t("model.unchecked"))
 explanation("model", ratio=layer.num_key_value_groups, heads=layer.num_attention_heads, kv_heads=layer.num_key_value_heads)
-st.page_link(workspace.PAGES_FOLDER / "importance.py", label=t("model.next"), icon=":material/arrow_forward:")
+link("importance", t("model.next"))

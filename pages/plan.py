@@ -3,21 +3,10 @@
 import streamlit as st
 
 from pruning.errors import PruningError
-from pruning.runs.planner import Planned, plan_from_settings
-from ui import (
-    fixed_plan,
-    group_table_view,
-    hand_changes,
-    job_panel,
-    named_plans,
-    plan_form,
-    plan_results,
-    plan_saving,
-    plan_upload,
-    sections,
-    trial_panel,
-)
+from pruning.planning.planner import Planned, plan_from_settings
+from ui import job_panel, sections
 from ui.page_frame import explanation, fragment, heading, measured_or_stop
+from ui.plan import fixed, form, groups, hand_changes, named, results, saving, trials, upload
 from ui.translation import error_text, t
 from ui.workspace import Measured
 
@@ -33,19 +22,19 @@ active = job_panel.show(experiment, ("try",))
 @fragment
 def shape_plan() -> None:
     """Sliders and their charts: moving one redraws only these."""
-    controls, results = st.columns([3, 7], gap="medium")
+    controls, shown = st.columns([3, 7], gap="medium")
     problem = None
     with controls:
         try:
-            fixed_plan.open_first(found, plan_form.opened_by_link(table.shape.num_layers))
-            fixed_plan.open_waiting(found)
-            settings = plan_form.show(experiment, table.shape, found.layers is not None)
+            fixed.open_first(found, form.opened_by_link(table.shape.num_layers))
+            fixed.open_waiting(found)
+            settings = form.show(experiment, table.shape, found.layers is not None)
             planned = plan_now(found, settings)
             st.session_state[LAST_VALID] = experiment.name, planned
         except PruningError as error:
             of, planned = st.session_state.get(LAST_VALID, (None, None))
             problem, planned = error, planned if of == experiment.name else None
-    with results:
+    with shown:
         messages = st.container()  # always there, so that charts below it stay where they are
         if problem is not None:
             messages.error(error_text(problem), icon=":material/error:")
@@ -55,41 +44,41 @@ def shape_plan() -> None:
             fixed_plan_note()
             if problem is not None:
                 st.caption(t("plan.last_valid"))
-            plan_results.sentences(found, planned)
-        plan_results.strip(planned.plan, found.bytes_per_parameter)
-        plan_results.show_charts(found, planned)
+            results.sentences(found, planned)
+        results.strip(planned.plan, found.bytes_per_parameter)
+        results.show_charts(found, planned)
     if problem is not None:
         return
     with controls:
-        plan_saving.show(found, planned)
+        saving.show(found, planned)
     section = sections.pick("plan", SECTIONS)
     if section == "groups":
-        group_table_view.show(table, planned.plan, planned.protection, f"{experiment.name}-groups.csv", change_by_hand)
+        groups.show(table, planned.plan, planned.protection, f"{experiment.name}-groups.csv", change_by_hand)
     elif section == "preview":
-        trial_panel.preview(found, planned.plan, disabled=active)
+        trials.preview(found, planned.plan, disabled=active)
     elif section == "sweep":
-        trial_panel.sweep(found, settings, disabled=active)
+        trials.sweep(found, settings, disabled=active)
     elif section == "plans":
-        named_plans.show(found, planned.plan)
+        named.show(found, planned.plan)
     else:
-        plan_upload.show(found, settings)
+        upload.show(found, settings)
 
 
 def plan_now(found: Measured, settings: dict) -> Planned:
     """The plan that is open: a kept one, or the one that the sliders give."""
-    name = fixed_plan.name_of(found.experiment)
+    name = fixed.name_of(found.experiment)
     if name is not None:
-        return fixed_plan.planned(found, name, settings)
+        return fixed.planned(found, name, settings)
     return plan_from_settings(found.table, settings, found.layers)
 
 
 def fixed_plan_note() -> None:
     """Says that a kept plan stands in for the sliders, and gives it back to them."""
-    name = fixed_plan.name_of(experiment)
+    name = fixed.name_of(experiment)
     if name is not None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.info(t("plan.fixed", name=name), icon=":material/bookmark:")
-            st.button(t("plan.fixed.leave"), key="leave_fixed", on_click=fixed_plan.leave, args=(experiment,))
+            st.button(t("plan.fixed.leave"), key="leave_fixed", on_click=fixed.leave, args=(experiment,))
 
 
 def change_by_hand(what: str, positions) -> None:

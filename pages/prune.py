@@ -2,10 +2,14 @@
 
 import streamlit as st
 
-from analysis import charts, diff
+from analysis import charts
 from pruning.errors import PruningError
-from ui import cut_form, job_panel, matrix_view, repair_view, workspace, written_texts
+from pruning.planning.matrices import checks, layer_table
+from ui import job_panel, workspace, written_texts
+from ui.links import link
 from ui.page_frame import chart, explanation, first_do, heading, measured_or_stop
+from ui.prune import form, matrices
+from ui.recover import repair
 from ui.translation import error_text, t, words
 
 heading("prune")
@@ -19,21 +23,21 @@ except PruningError as error:
     st.error(error_text(error), icon=":material/error:")
     st.stop()
 
-form = st.container()
+top = st.container()
 active = job_panel.show(experiment, ("prune",))
-with form:
-    cut_form.show(found, plan, disabled=active)
+with top:
+    form.show(found, plan, disabled=active)
 result = workspace.result_of(experiment)
 if result is None:
     if not active:
         st.info(t("prune.empty"), icon=":material/info:")
     st.stop()
 
-matrices, metrics, samples = result.matrices, result.metrics, result.samples
+metrics, samples = result.metrics, result.samples
 st.subheader(t("prune.result", experiment=experiment.name))
-matrix_view.totals(metrics)
+matrices.totals(metrics)
 
-layers = diff.layer_table(plan, matrices)
+layers = layer_table(plan, result.matrices)
 chart(charts.sparsity_bars(layers, plan, words), "sparsity", t("prune.sparsity.alt"))
 left, right = st.columns([3, 2])
 with left:
@@ -48,11 +52,11 @@ if samples:
     st.caption(t("prune.samples.basis"))
     written_texts.show(samples, ("before", "after", "repaired"))
 
-repair_view.show(experiment, plan.shape.num_layers)
+repair.show(experiment, plan.shape.num_layers)
 st.subheader(t("prune.matrices"))
-matrix_view.checks(diff.checks(plan, matrices))
-matrix_view.table(matrices, f"{experiment.name}-pruning_analysis.csv")
+matrices.checks(checks(plan, result.matrices))
+matrices.table(result.matrices, f"{experiment.name}-pruning_analysis.csv")
 explanation("prune", layers=plan.shape.num_layers)
 with st.container(horizontal=True):
-    st.page_link(workspace.PAGES_FOLDER / "recover.py", label=t("prune.recover"), icon=":material/arrow_forward:")
-    st.page_link(workspace.PAGES_FOLDER / "export.py", label=t("prune.next"), icon=":material/arrow_forward:")
+    link("recover", t("prune.recover"))
+    link("export", t("prune.next"))

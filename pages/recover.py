@@ -5,8 +5,9 @@ from functools import partial
 import streamlit as st
 
 from pruning.errors import PruningError
-from ui import job_panel, recover_form, recover_view, workspace
+from ui import job_panel, workspace
 from ui.page_frame import explanation, first_do, heading
+from ui.recover import form, results
 from ui.translation import error_text, t
 
 heading("recover")
@@ -15,21 +16,21 @@ if experiment is None or not experiment.is_recoverable:
     first_do("prune", "not_recoverable")
 try:
     plan = experiment.read_plan()
-    cancelled = recover_view.cancelled_sentence(experiment)
-    was_recovered = recover_view.has_results(experiment)
+    cancelled = results.cancelled_sentence(experiment)
+    was_recovered = results.has_results(experiment)
 except PruningError as error:
     st.error(error_text(error), icon=":material/error:")
     st.stop()
 
-form = st.container()
-active = job_panel.show(experiment, recover_view.JOBS, partial(recover_view.live, experiment), cancelled)
-with form, st.expander(t("recover.form"), icon=":material/healing:", expanded=not (active or was_recovered)):
-    recover_form.show(experiment, plan, disabled=active)
+top = st.container()
+active = job_panel.show(experiment, results.JOBS, partial(results.live, experiment), cancelled)
+with top, st.expander(t("recover.form"), icon=":material/healing:", expanded=not (active or was_recovered)):
+    form.show(experiment, plan, disabled=active)
 if not active:
     job_panel.watch(experiment)
-    recover_view.advice(experiment)
+    results.advice(experiment)
 if was_recovered and not active:
-    recover_view.results(experiment, plan)
+    results.results(experiment, plan)
 explanation("recover")
 if was_recovered and not active:
-    recover_view.links()
+    results.links()

@@ -8,11 +8,8 @@ Every file is written whole (temporary name, then rename) and carries a format v
 """
 
 import contextlib
-import csv
 import hashlib
 import itertools
-import json
-import math
 import os
 import re
 import shutil
@@ -28,16 +25,21 @@ from .errors import PruningError, first_line
 from .files import (
     ASIDE,
     PART,
+    _is_empty,
     asides,
     copy_linked,
+    csv_text,
     hidden_name,
     leftovers,
     locked,
+    naming_damage,
     put,
+    read_json,
     remove,
     rename,
     sync_tree,
     take_place,
+    write_json,
     write_whole,
 )
 from .files import sweep as sweep_files
@@ -47,6 +49,7 @@ from .planning.group_table import FORMAT_VERSION as TABLE_VERSION
 from .planning.group_table import GroupTable
 from .planning.layer_importance import LayerImportance
 from .planning.layer_rates import LayerRates
+from .planning.matrices import COLUMNS as MATRIX_COLUMNS
 from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
 from .process import is_alive
@@ -873,43 +876,6 @@ def read_layer_importance(path: Path, num_layers: int, fingerprint: str | None) 
         return LayerImportance.from_json(located(read_json(path, None), path.parent), num_layers, fingerprint, path)
 
 
-def read_json(path: Path, version: int | None) -> dict:
-    """A JSON object with its format version checked (None: left to the caller)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
-    except FileNotFoundError as error:
-        raise PruningError("file_missing", path=path) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise PruningError("file_broken", path=path, reason=first_line(error)) from error
-    if not isinstance(content, dict) or (version is not None and content.get("format_version") != version):
-        found = content.get("format_version") if isinstance(content, dict) else None
-        raise PruningError("format_version", path=path, found=found, expected=version)
-    return content
-
-
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-def _finite(number: str) -> float:
-    if not math.isfinite(value := float(number)):
-        raise ValueError(f"the number {number} is too large")
-    return value
-
-
-# What reading a file of another make than ours leads to.
-DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError)
-
-
-@contextlib.contextmanager
-def naming_damage(path: Path) -> Iterator[None]:
-    """JSON of another make than ours is a fault of the files: raises PruningError for whatever reading it leads to."""
-    try:
-        yield
-    except DAMAGE as error:
-        raise PruningError("file_broken", path=path, reason=repr(error)) from error
-
-
 def portable(content, folder: Path):
     """The content of a JSON file, with the files of `folder` that its settings name named relative to it.
 
@@ -1030,18 +996,6 @@ def _of_the_uncut_model(metrics: dict) -> dict:
     return kept
 
 
-def write_json(path: Path, content: dict, sync: bool = True, replace: bool = True) -> None:
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", sync, replace)
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    write_whole(path, csv_text(frame))
-
-
-def csv_text(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
-
-
 def _is_unchecked(entry: Path) -> bool:
     """A model folder without its card, which is written last."""
     return (entry.name == "model" or entry.name.startswith("model-")) and entry.is_dir() and not (entry / CARD_FILE).exists()
@@ -1053,10 +1007,6 @@ def _put(source: Path, target: Path) -> None:
         put(source, target, swap=False)
     except OSError as error:
         raise PruningError("disk_write", path=target, reason=error.strerror or error) from error
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _merged(old: dict, new: dict) -> dict:
@@ -1077,3 +1027,18 @@ def _changed_as(before: dict, after: dict, now: dict) -> dict:
         old = before.get(key)
         changed[key] = _changed_as(old if isinstance(old, dict) else {}, value, now[key]) if both else value
     return changed
+
+
+def read_matrices(experiment: Experiment) -> pd.DataFrame:
+    """The matrix table that a cut wrote; raises PruningError for a file of another make."""
+    path = experiment.path(RESULT_FILE)
+    matrices = read_rows(path)
+    for column in MATRIX_COLUMNS:
+        if column not in matrices.columns:
+            raise PruningError("table_columns", path=path, column=column, columns=", ".join(MATRIX_COLUMNS))
+    with naming_damage(path):
+        if matrices[[column for column in MATRIX_COLUMNS if column != "layer_idx"]].isna().any(axis=None):
+            raise ValueError("a row is cut short")
+        for column in ("params_before", "params_after", "bytes_before", "bytes_after", "retention", "sparsity"):
+            pd.to_numeric(matrices[column])
+    return matrices

@@ -8,8 +8,12 @@ is half-written, or on its way out; `aside` is whole, and comes back where nothi
 Room is checked before what may not fit. Knows nothing about what the files hold.
 """
 
+import contextlib
+import csv
 import ctypes
 import errno
+import json
+import math
 import os
 import re
 import secrets
@@ -20,10 +24,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from safetensors import SafetensorError
 
-from .errors import PruningError
+from .errors import PruningError, first_line
 from .process import is_alive, this_process
+
+# What reading a file of another make than ours leads to.
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError)
 
 try:
     import fcntl
@@ -327,3 +335,52 @@ def _explained(error: Exception, target: Path, needed: int) -> PruningError:
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
+
+
+def read_json(path: Path, version: int | None) -> dict:
+    """A JSON object with its format version checked (None: left to the caller)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
+    except FileNotFoundError as error:
+        raise PruningError("file_missing", path=path) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise PruningError("file_broken", path=path, reason=first_line(error)) from error
+    if not isinstance(content, dict) or (version is not None and content.get("format_version") != version):
+        found = content.get("format_version") if isinstance(content, dict) else None
+        raise PruningError("format_version", path=path, found=found, expected=version)
+    return content
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"the number {number} is too large")
+    return value
+
+
+@contextlib.contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """JSON of another make than ours is a fault of the files: raises PruningError for whatever reading it leads to."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise PruningError("file_broken", path=path, reason=repr(error)) from error
+
+
+def write_json(path: Path, content: dict, sync: bool = True, replace: bool = True) -> None:
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", sync, replace)
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    write_whole(path, csv_text(frame))
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

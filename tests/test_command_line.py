@@ -16,10 +16,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from analysis.perplexity import HeldOutText, perplexity
 from pruning.__main__ import main
 from pruning.experiment import Experiment
 from pruning.model.checkpoint import load, open_checkpoint
+from pruning.model.held_out import HeldOutText, perplexity
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.runs.status import STEPS, read_status
 from pruning.settings import GROUPS, OF_THE_PERSON, SETTINGS, resolve

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from pruning.errors import PruningError
-from pruning.experiment import Experiment, list_experiments, read_json, write_json, write_whole
-from pruning.files import locked
-from pruning.planning.allocation import Protection, allocate_global
+from pruning.experiment import Experiment, list_experiments, write_whole
+from pruning.files import locked, read_json, write_json
+from pruning.planning.allocation import allocate_global
 from pruning.planning.checkpoint_header import CheckpointHeader
+from pruning.planning.protection import Protection
 from pruning.runs.status import RUNNING, JobStatus, this_process, write_status
 from tests.planning.examples import random_table, small_config, small_shape
 

@@ -15,21 +15,13 @@ import pytest
 
 from pruning import files
 from pruning.__main__ import main
-from pruning.experiment import (
-    CARD_FILE,
-    CUT_MODEL_FOLDER,
-    RECOVERY_FILE,
-    RESULT_FILE,
-    TABLE_FILE,
-    Experiment,
-    list_experiments,
-    write_json,
-)
+from pruning.experiment import CARD_FILE, CUT_MODEL_FOLDER, RECOVERY_FILE, RESULT_FILE, TABLE_FILE, Experiment, list_experiments
 from pruning.export import reload_check
 from pruning.export.formats import file_of
-from pruning.export.hugging_face import load_trusted
+from pruning.files import write_json
+from pruning.model.architecture.classes import load_trusted
 from pruning.planning.checkpoint_header import CheckpointHeader
-from pruning.runs import report
+from pruning.runs import progress
 from pruning.runs.status import create_experiment, state_of
 from tests.killing import kill_at, operations
 from tests.planning.examples import random_table, small_config, small_shape
@@ -181,7 +173,7 @@ FORMATS = ("bin", "gguf-f32", "hf-float16", "plan")
 @pytest.fixture
 def steady(monkeypatch):
     """The same operations each time: no progress by the clock, and the check of a model in this process."""
-    monkeypatch.setattr(report, "_SECONDS_BETWEEN_WRITES", float("inf"))
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_WRITES", float("inf"))
     monkeypatch.setattr(reload_check, "_in_fresh_process", compared_here)
 
 

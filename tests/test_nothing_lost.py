@@ -12,7 +12,8 @@ import pytest
 from pruning import files
 from pruning.__main__ import main
 from pruning.errors import PruningError
-from pruning.experiment import Experiment, list_experiments, sweep, write_json
+from pruning.experiment import Experiment, list_experiments, sweep
+from pruning.files import write_json
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.plan import PruningPlan
 from pruning.process import this_process

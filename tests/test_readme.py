@@ -11,7 +11,7 @@ import pytest
 import analysis.__main__
 import pruning.__main__
 from analysis import evaluation
-from pruning.runs import judging, steps
+from pruning.runs import cut, results
 
 ROOT = Path(__file__).parents[1]
 MAIN = {"pruning": pruning.__main__.main, "analysis": analysis.__main__.main}
@@ -57,8 +57,8 @@ def with_any_numbers(line: str) -> str:
 @pytest.fixture
 def quick(monkeypatch):
     """What has tests of its own is left out or done in this process: texts, the check of a saved model, a process per model."""
-    monkeypatch.setattr(steps, "continue_text", lambda *_: "")
-    monkeypatch.setattr(judging, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
+    monkeypatch.setattr(cut, "continue_text", lambda *_: "")
+    monkeypatch.setattr(results, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
     monkeypatch.setattr(evaluation, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
 
 

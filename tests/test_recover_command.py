@@ -13,8 +13,8 @@ from accelerate.state import AcceleratorState
 from pruning.__main__ import main
 from pruning.experiment import ADAPTER_FOLDER, REPAIR_FILE, Experiment
 from pruning.model.checkpoint import load, open_checkpoint
-from pruning.runs import judging
-from pruning.runs.report import RunReport
+from pruning.runs import results
+from pruning.runs.progress import RunReport
 from pruning.settings import resolve
 from tests.processes import in_a_process_of_its_own, in_two_processes
 from tests.runs.quick_runs import files_of, plan_fault, quick_flags
@@ -27,7 +27,7 @@ QUICK += ("--finetune_lr=3e-3",)
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
     """Spares the fresh process that loads a saved model: tests of the step itself hold it."""
-    monkeypatch.setattr(judging, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
+    monkeypatch.setattr(results, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
 
 
 def cut_arguments(source, root: Path, *more: str) -> list[str]:
@@ -39,7 +39,7 @@ def cut_arguments(source, root: Path, *more: str) -> list[str]:
 def cut_run(source, tmp_path_factory) -> Experiment:
     root = tmp_path_factory.mktemp("cut")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
+        patch.setattr(results, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
         assert main(cut_arguments(source, root)) == 0
     return Experiment.open(root, "run")
 

@@ -9,7 +9,7 @@ import pytest
 from pruning.__main__ import main
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
-from pruning.model.recovery import _last_checkpoint
+from pruning.model.training import _last_checkpoint
 from pruning.runs import steps
 from pruning.runs.status import claim
 from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text

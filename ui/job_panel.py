@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from analysis import duration
 from pruning.experiment import Experiment
 from pruning.runs.jobs import queue
 from pruning.runs.status import CANCELLED, FAILED, QUEUED, STEPS, JobStatus, step_number
+from pruning.words import readable_duration
 from ui.page_frame import fragment
 from ui.translation import job_error_text, t
 
@@ -86,7 +86,7 @@ def _progress_text(experiment: Experiment, status: JobStatus) -> str:
         return f"{text} · {t('job.bytes', done=status.done / 2**20, total=status.total / 2**20)}"
     unit = t(f"unit.{status.unit}")
     progress = t("job.progress", done=status.done, total=status.total, unit=unit, rate=status.rate)
-    left = t("job.left", time=duration.readable(status.seconds_left or 0))
+    left = t("job.left", time=readable_duration(status.seconds_left or 0))
     return f"{text} · {progress} · {left}"
 
 

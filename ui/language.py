@@ -7,8 +7,8 @@ Knows no sentences: those are in translation.py.
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-ENGLISH, CHINESE = "en", "zh"
-LANGUAGES = (ENGLISH, CHINESE)
+from analysis.catalogue import ENGLISH, LANGUAGES
+
 IN_LINK = "lang"
 _KEY, _NAMED = "language", "language_named"
 

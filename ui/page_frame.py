@@ -9,9 +9,10 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from pruning.errors import PruningError
-from pruning.experiment import DAMAGE
+from pruning.files import DAMAGE
 from pruning.runs.damage import fault_of
 from ui import plotly_view, tour, workspace
+from ui.links import link
 from ui.translation import error_text, t
 from ui.workspace import Measured
 
@@ -34,7 +35,7 @@ def explanation(page: str, **numbers) -> None:
 def first_do(page: str, missing: str) -> None:
     """The empty state: which step comes first, with a link to it; ends the run of the screen."""
     st.info(t(f"empty.{missing}"), icon=":material/info:")
-    st.page_link(f"{workspace.PAGES_FOLDER}/{page}.py", label=t(f"{page}.title"), icon=":material/arrow_forward:")
+    link(page, t(f"{page}.title"))
     st.stop()
 
 

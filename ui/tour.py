@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import workspace
+from ui.links import link
 from ui.translation import t
 
 STOPS = ("model", "importance", "plan", "prune", "export", "learn")
@@ -24,4 +24,4 @@ def show(page: str) -> None:
         if number + 1 < len(STOPS):
             following = STOPS[number + 1]
             label = t("tour.next", page=t(f"{following}.title"))
-            st.page_link(workspace.PAGES_FOLDER / f"{following}.py", label=label, icon=":material/arrow_forward:")
+            link(following, label)

@@ -1,25 +1,17 @@
-"""Every sentence of the app by key, in the language of the session: `t("plan.title")`. Texts live in `ui/text/<language>.json`.
-
-Sentences that the command line says too (errors, names of steps, help of settings) come from the engine's own catalogue,
-so that each stands in one place in English; the file of another language holds them under the same keys.
-"""
+"""Sentences of the app in the language of the session: `t("plan.title")`. The sentences themselves: analysis/catalogue.py."""
 
 import functools
-import json
 import re
 import string
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from analysis.diff import CHECK_SENTENCES
-from pruning.errors import MESSAGES, PruningError
+from analysis.catalogue import sentences
+from pruning.errors import PruningError
 from pruning.planning.plan import TARGET_BASES
 from pruning.planning.shape import GROUP_TYPES
-from pruning.runs.status import DOING, STEPS
-from pruning.settings import EXPECTED, SETTINGS
-from ui.language import ENGLISH, current
-
-_FOLDER = Path(__file__).parent / "text"
+from pruning.runs.status import DOING
+from pruning.settings import SETTINGS
+from ui.language import current
 
 
 class Markdown(str):
@@ -118,21 +110,3 @@ def _phrases() -> dict[tuple[str, str], str]:
     kinds = {(name, kind): f"chart.kind.{kind}" for name in ("kind", "group_type") for kind in GROUP_TYPES}
     targets = {("basis", words): f"target.{basis}" for basis, words in TARGET_BASES.items()}
     return kinds | targets | {("doing", words): f"doing.{step}" for step, words in DOING.items()}
-
-
-@functools.cache
-def _engine_sentences() -> dict[str, str]:
-    errors = {f"error.{code}": sentence for code, sentence in MESSAGES.items()}
-    steps = {f"step.{step}": name for step, name in STEPS.items()}
-    help_texts = {f"help.{name}": setting.help for name, setting in SETTINGS.items()}
-    expected = {f"expected.{part}": words for part, words in EXPECTED.items()}
-    targets = {f"target.{basis}": words for basis, words in TARGET_BASES.items()}
-    doing = {f"doing.{step}": words for step, words in DOING.items()}
-    return errors | steps | help_texts | expected | targets | doing | CHECK_SENTENCES
-
-
-@functools.cache
-def sentences(language: str) -> dict[str, str]:
-    """Every sentence of a language by its key."""
-    english = _engine_sentences() if language == ENGLISH else {}
-    return english | json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))

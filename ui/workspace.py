@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from analysis import diff
 from pruning.errors import PruningError
 from pruning.experiment import (
     LAYERS_FILE,
@@ -20,6 +19,7 @@ from pruning.experiment import (
     TABLE_FILE,
     Experiment,
     list_experiments,
+    read_matrices,
 )
 from pruning.model.model_source import DEMO, ModelPreview, local_folder, preview
 from pruning.planning.checkpoint_header import BYTES_PER_PARAMETER
@@ -32,7 +32,6 @@ from pruning.settings import SETTINGS
 
 from .access import allowed_roots, is_beyond_loopback
 
-PAGES_FOLDER = Path(__file__).resolve().parents[1] / "pages"
 EXPERIMENT_KEY, MODEL_KEY, TOKEN_KEY = "experiment", "model", "hub_token"
 _SEEN_KEY = "experiment_seen"
 OUTPUT_ROOT_VARIABLE = "PRUNING_OUTPUT_ROOT"
@@ -249,7 +248,7 @@ class Result:
 
     @cached_property
     def matrices(self) -> pd.DataFrame:
-        return diff.read_matrices(self.experiment)
+        return read_matrices(self.experiment)
 
     @cached_property
     def metrics(self) -> dict:

@@ -15,8 +15,10 @@ the translation function: `t("chart.rates.title", share="25 %")`. Backgrounds ar
 dark; series differ by pattern, symbol or dash as well as by colour. Knows nothing about streamlit, torch or files.
 """
 
+from pruning.palette import COLOURS
+
 from .compare import parallel, parallel_filter, parallel_revision, parallel_rows, pareto, pareto_front
-from .frame import COLOURS, HEIGHT, TALL, Translate, percent
+from .frame import HEIGHT, TALL, Translate, percent
 from .importance import (
     BalanceOfLayers,
     HeatmapData,

@@ -1,7 +1,7 @@
 """Charts of many experiments: what perplexity costs in parameters, and every figure of each as a line.
 
-`rows` is the table of analysis/experiments.py. Each point of an experiment carries its name first in `customdata`, so that a
-click can open it.
+`rows` is the table of pruning/experiment_table.py. Each point of an experiment carries its name first in `customdata`, so
+that a click can open it.
 """
 
 import math
@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from pruning.palette import COLOURS
 from pruning.settings import STRATEGIES
 
-from .frame import COLOURS, TALL, Translate, figure_of, hover, percent, spans_decades
+from .frame import TALL, Translate, figure_of, hover, percent, spans_decades
 
 _SERIES = ("attention", "mlp", "actual", "target", "cut", "protected")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon")

@@ -10,27 +10,13 @@ from collections.abc import Callable
 import numpy as np
 import plotly.graph_objects as go
 
-from pruning.planning.allocation import Protection
+from pruning.palette import COLOURS
 from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection
 from pruning.planning.shape import ATTENTION, MLP, ModelShape
 
 Translate = Callable[..., str]
 
-# After Okabe and Ito: told apart by all common kinds of colour blindness. Each has 3 : 1 on white and on dark.
-COLOURS = {
-    ATTENTION: "#3B8FD4",
-    MLP: "#CB8200",
-    "embeddings": "#CC79A7",
-    "norms": "#009E73",
-    "protected": "#8A919C",
-    "cut": "#D55E00",
-    "kept": "#6895B5",
-    "target": "#C2569A",
-    "actual": "#12A07A",
-    "layer": "#6895B5",
-    "first": "#12A07A",
-    "second": "#C2569A",
-}
 PATTERNS = {ATTENTION: "", MLP: "\\", "embeddings": ".", "norms": "-", "cut": "x", "kept": "", "layer": ""}
 PATTERNS |= {"first": "x", "second": ""}
 

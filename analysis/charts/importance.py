@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from pruning.planning.allocation import Protection
+from pruning.palette import COLOURS
+from pruning.planning.comparison import MethodComparison, Overlap
 from pruning.planning.group_table import GroupTable
 from pruning.planning.layer_importance import LayerImportance
+from pruning.planning.protection import Protection
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP
 
-from ..method_comparison import MethodComparison, Overlap
 from .frame import (
-    COLOURS,
     HEIGHT,
     ON_BARS,
     READABLE_LAYERS,

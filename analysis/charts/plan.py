@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from pruning.planning.allocation import Floors, Protection, removable
+from pruning.palette import COLOURS
+from pruning.planning.allocation import Floors, removable
+from pruning.planning.comparison import overlap
 from pruning.planning.group_table import GroupTable
 from pruning.planning.layer_rates import LayerRates
 from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP
 
-from ..method_comparison import overlap
 from .frame import (
-    COLOURS,
     HEIGHT,
     ON_BARS,
     SMALL,

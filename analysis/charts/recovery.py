@@ -4,22 +4,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from pruning.palette import COLOURS
 from pruning.planning.shape import ATTENTION, MLP
+from pruning.runs.training_course import TrainingCourse
 
-from ..recovery import TrainingCourse
-from .frame import (
-    COLOURS,
-    HEIGHT,
-    SMALL,
-    TEXT,
-    Translate,
-    attention_above_mlp,
-    figure_of,
-    hover,
-    layer_axis,
-    marker,
-    spans_decades,
-)
+from .frame import HEIGHT, SMALL, TEXT, Translate, attention_above_mlp, figure_of, hover, layer_axis, marker, spans_decades
 from .result import STAGE_COLOURS, STAGE_PATTERNS
 
 _KIND_OF = {"o_proj": ATTENTION, "down_proj": MLP}
@@ -93,7 +82,8 @@ def recovery_perplexity(course: TrainingCourse, t: Translate) -> go.Figure:
 def repair_errors(matrices: pd.DataFrame, num_layers: int, t: Translate) -> go.Figure:
     """Output error of each repaired matrix before and after, `o_proj` above `down_proj` where both were repaired.
 
-    `matrices` is what `analysis.recovery.repaired_matrices` gives; `num_layers` are those of the model before the cut.
+    `matrices` is what `repaired_matrices` of runs/training_course.py gives; `num_layers` are those of the model before the
+    cut.
     """
     shown = [matrix for matrix in _KIND_OF if (matrices["matrix"] == matrix).any()]
     axes = {matrix: {"title": matrix, "tickformat": ".0%", "rangemode": "tozero"} for matrix in shown}

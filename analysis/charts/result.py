@@ -28,7 +28,7 @@ STAGE_PATTERNS = dict(zip(_STAGES, ("", "x", "/", "."), strict=True))
 
 
 def sparsity_bars(layers: pd.DataFrame, plan: PruningPlan, t: Translate) -> go.Figure:
-    """Sparsity of each layer (`layers`: a layer table of analysis/diff.py) against what the plan asked of this layer."""
+    """Sparsity of each layer (`layers`: `layer_table` of planning/matrices.py) against what the plan asked of it."""
     numbers = layers["layer_idx"].to_numpy()
     actual = bars(numbers, layers["sparsity"].to_numpy(), "cut", t("chart.sparsity.actual"), "layer") | {
         "customdata": layers[["planned_sparsity", "params_before", "params_after"]].to_numpy(),

@@ -1,27 +1,16 @@
-"""Charts of what cuts do to a model: layers, protection, split, foresight. `finding` is what pruning/runs/findings.py reads.
+"""Charts of what cuts do to a model: layers, protection, split, foresight.
 
-Points without a perplexity (no such plan, or not finite) are left out.
-"""
+`finding` is what pruning/runs/sensitivity/findings.py reads. Points without a perplexity (no such plan, or not finite) are
+left out."""
 
 import numpy as np
 import plotly.graph_objects as go
 
+from pruning.palette import COLOURS
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP
 
-from ..lessons import foresight_ranks, mean_by_ratio
-from .frame import (
-    COLOURS,
-    HEIGHT,
-    SMALL,
-    TEXT,
-    Translate,
-    figure_of,
-    hover,
-    layer_axis,
-    marker,
-    percent,
-    spans_decades,
-)
+from ..sensitivity import foresight_ranks, mean_by_ratio
+from .frame import HEIGHT, SMALL, TEXT, Translate, figure_of, hover, layer_axis, marker, percent, spans_decades
 
 _SYMBOLS, _DASHES = ("circle", "square", "diamond"), ("solid", "dash", "dot")
 _LINES = ("actual", "target", "layer")

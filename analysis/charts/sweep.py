@@ -11,9 +11,10 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 
+from pruning.palette import COLOURS
 from pruning.planning.allocation import parse_split
 
-from .frame import COLOURS, HEIGHT, Translate, figure_of, hover, percent, spans_decades
+from .frame import HEIGHT, Translate, figure_of, hover, percent, spans_decades
 
 SPLIT, RATIO = "split", "ratio"
 Setting = tuple[str, float]  # split, ratio

@@ -7,11 +7,12 @@ import numpy as np
 
 from pruning.commands.arguments import add_flag, add_output_root
 from pruning.errors import PruningError
-from pruning.experiment import read_json, read_layer_importance, read_table
+from pruning.experiment import read_layer_importance, read_table
+from pruning.files import read_json
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
 from pruning.planning.plan import PruningPlan
-from pruning.runs.planner import plan_from_settings
+from pruning.planning.planner import plan_from_settings
 from pruning.settings import PLAN_SETTINGS, SETTINGS, defaults_of, resolve
 
 from ..model_files import ModelFiles

@@ -6,13 +6,14 @@ import pandas as pd
 
 from pruning.errors import PruningError
 from pruning.planning.checkpoint_header import BYTES_PER_PARAMETER
+from pruning.planning.matrices import layer_table
 from pruning.planning.memory import measuring_bytes
-from pruning.planning.plan import TARGET_BASES, PruningPlan
+from pruning.planning.plan import TARGET_BASES, PruningPlan, plan_totals
 from pruning.planning.shape import ModelShape
+from pruning.words import readable_size
 
-from ..diff import layer_table
 from ..model_files import ModelFiles, experiment_named, from_config, open_files, source_of
-from ..size import component_table, plan_totals, readable
+from ..size import component_table
 from .arguments import MODEL, add_json, add_output_root, add_plan_flags, has_plan, plan_of
 from .output import as_json, count, percent, text_table
 
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:<12}{before:,} -> {after:,}" + (f"  (-{before - after:,})" if before > after else ""))
     print(f"\nmemory, {model.header.dtype}, from sizes alone:")
     for name, (before, after) in content["memory_bytes"].items():
-        print(f"  {name:<38}{readable(before)} -> {readable(after)}")
-    print(f"  {f'measuring with taylor, {_TOKENS} tokens':<38}{readable(content['measuring_bytes'])}")
+        print(f"  {name:<38}{readable_size(before)} -> {readable_size(after)}")
+    print(f"  {f'measuring with taylor, {_TOKENS} tokens':<38}{readable_size(content['measuring_bytes'])}")
     return 0
 
 

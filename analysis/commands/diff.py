@@ -10,20 +10,21 @@ from pathlib import Path
 import pandas as pd
 
 from pruning.errors import PruningError
-from pruning.experiment import PLAN_FILE, RESULT_FILE, Experiment, read_json, write_csv
+from pruning.experiment import PLAN_FILE, RESULT_FILE, Experiment
+from pruning.files import read_json, write_csv
+from pruning.planning.matrices import Check, actual_matrix_table, checks, layer_table, matrix_table, other_tensors
 from pruning.planning.plan import PruningPlan
+from pruning.words import readable_size
 
-from ..diff import Check, actual_matrix_table, checks, layer_table, matrix_table, other_tensors
 from ..diff_summary import by_kind, by_module, in_chinese, plan_implied_by, shared_retention, total
 from ..model_files import ModelFiles, from_config, open_experiment, open_files, source_of
-from ..size import readable
 from .arguments import add_json, add_output_root, add_plan_flags, add_sources, has_plan, plan_of
 from .output import as_json, count, percent, text_table
 
 FAILED = 1
 _AGAINST_A_PLAN = ("check.planned", "check.total")
 _SHARES = {"retention": percent, "sparsity": percent}
-_SIZES = {"params_before": count, "params_after": count, "bytes_before": readable, "bytes_after": readable}
+_SIZES = {"params_before": count, "params_after": count, "bytes_before": readable_size, "bytes_after": readable_size}
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _total_sentence(matrices: pd.DataFrame) -> str:
     whole = total(matrices)
     return (
         f"whole model  {whole['params_before']:,.0f} -> {whole['params_after']:,.0f} parameters, "
-        f"{readable(int(whole['bytes_before']))} -> {readable(int(whole['bytes_after']))}, "
+        f"{readable_size(int(whole['bytes_before']))} -> {readable_size(int(whole['bytes_after']))}, "
         f"retention {whole['retention']:.2%}, sparsity {whole['sparsity']:.2%}"
     )
 

@@ -11,12 +11,13 @@ import pandas as pd
 
 from pruning.commands.arguments import refuse_missing_folder
 from pruning.errors import PruningError
-from pruning.experiment import write_csv, write_whole
+from pruning.experiment import write_whole
+from pruning.files import write_csv
 from pruning.settings import SETTINGS
+from pruning.words import readable_size
 
 from ..evaluation import Evaluation, evaluate_all
 from ..model_files import experiment_named, folder_to_load
-from ..size import readable
 from ..zero_shot import require_lm_eval
 from .arguments import MODEL, add_output_root
 from .output import as_json, count, text_table
@@ -112,7 +113,7 @@ def _show(table: pd.DataFrame, results: list[dict]) -> None:
     forms = {name: "{:,.4f}".format for name in shown.columns if name not in ("model", "parameters", "weights", "peak memory")}
     forms |= {name: "{:,.2f}".format for name in forms if name.startswith("perplexity ")}
     forms |= {name: "{:,.1f}".format for name in forms if " tokens/s" in name}
-    forms |= {"parameters": count, "weights": readable, "peak memory": lambda value: readable(int(value))}
+    forms |= {"parameters": count, "weights": readable_size, "peak memory": lambda value: readable_size(int(value))}
     # One column per model: there are more measures than models.
     texts = {name: ["-" if pd.isna(v) else forms[name](v) for v in shown[name]] for name in shown.columns[1:]}
     columns = {"": list(texts)} | {model: [texts[name][i] for name in texts] for i, model in enumerate(shown["model"])}

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pruning.experiment import LAYERS_FILE, Experiment, read_json
-from pruning.planning.allocation import Protection
+from pruning.experiment import LAYERS_FILE, Experiment
+from pruning.experiment_table import protection_of, settings_of_plan
+from pruning.files import read_json
 from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection
 
-from ..experiments import protection_of, settings_of_plan
 from ..flow import save_flow_picture
 from ..model_files import open_experiment, source_of
 from .arguments import add_experiment

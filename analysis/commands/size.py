@@ -4,13 +4,14 @@ import argparse
 
 from pruning.errors import PruningError
 from pruning.experiment import list_experiments
+from pruning.words import readable_size
 
 from ..model_files import ModelFiles, open_files
-from ..size import experiment_sizes, readable, size_change, size_table
+from ..size import experiment_sizes, size_change, size_table
 from .arguments import MODEL, add_json, add_output_root, add_sources
 from .output import as_json, count, percent, text_table
 
-_BYTES = {name: readable for name in ("weight_bytes", "tokenizer_bytes", "other_bytes")}
+_BYTES = {name: readable_size for name in ("weight_bytes", "tokenizer_bytes", "other_bytes")}
 _COLUMNS = {"weight_bytes": "weights", "tokenizer_bytes": "tokenizer", "other_bytes": "config and other"}
 
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     for model in models:
         if len(_files(model)) > 1:
             print(f"\n{model.name}: {len(_files(model))} weight files")
-            print("\n".join(f"  {name}  {readable(size)}" for name, size in _files(model).items()))
+            print("\n".join(f"  {name}  {readable_size(size)}" for name, size in _files(model).items()))
     if change is not None:
         print(f"\n{size_sentence(change)}")
     return 0
@@ -51,8 +52,8 @@ def size_sentence(change) -> str:
     return (
         f"parameters  {parameters['original']:,} -> {parameters['pruned']:,}  "
         f"({-parameters['removed']:+,}, {0 - parameters['removed_share']:+.2%})\n"
-        f"weights     {readable(weights['original'])} -> {readable(weights['pruned'])}  "
-        f"({'+' * (weights['removed'] <= 0)}{readable(-weights['removed'])}, {0 - weights['removed_share']:+.2%})"
+        f"weights     {readable_size(weights['original'])} -> {readable_size(weights['pruned'])}  "
+        f"({'+' * (weights['removed'] <= 0)}{readable_size(-weights['removed'])}, {0 - weights['removed_share']:+.2%})"
     )
 
 
@@ -64,7 +65,7 @@ def _every_experiment(args: argparse.Namespace) -> int:
         print(f"There are no experiments under {args.output_root}.")
     else:
         shown = {"parameters_before": count, "parameters_after": count, "removed_share": percent}
-        shown |= {"weight_bytes_before": readable, "weight_bytes_after": readable}
+        shown |= {"weight_bytes_before": readable_size, "weight_bytes_after": readable_size}
         names = {n: n.replace("weight_bytes", "weights").replace("removed_share", "removed").replace("_", " ") for n in shown}
         print(text_table(table.drop(columns="fault").rename(columns=names), {names[n]: form for n, form in shown.items()}))
         for fault in table["fault"].dropna():

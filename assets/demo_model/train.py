@@ -24,7 +24,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from analysis.perplexity import perplexity
 from pruning.export.hugging_face import save_model
 from pruning.model.calibration import (
     CALIBRATION,
@@ -36,6 +35,7 @@ from pruning.model.calibration import (
     token_stream,
 )
 from pruning.model.corpus_names import PYTHON_STDLIB
+from pruning.model.held_out import perplexity
 from pruning.model.runtime import resolve_attention, resolve_device
 from pruning.runs.environment import prepare_this_process
 

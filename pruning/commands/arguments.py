@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from ..errors import PruningError, first_line
-from ..experiment import read_json
+from ..files import read_json
 from ..settings import GROUPS, OF_THE_FOLDER, OF_THE_PERSON, SETTINGS, STRATEGIES, Setting, canonical, defaults_of
 
 EPILOG = "Exit codes: 0 done, 2 something in the input to mend, 130 stopped, 1 anything else."

@@ -7,21 +7,19 @@ import numpy as np
 import psutil
 import torch
 
-from analysis.size import plan_totals, readable
-
 from ..experiment import Experiment
 from ..model.runtime import resolve_device, resolve_dtype
+from ..plan_from_file import layers_from_file, plan_from_file
 from ..planning.allocation import ratio_base
 from ..planning.checkpoint_header import BYTES_PER_PARAMETER, OWN_HEAD, CheckpointHeader
 from ..planning.layer_importance import LayerImportance
 from ..planning.memory import measuring_bytes, weight_bytes
-from ..planning.plan import TARGET_BASES, PruningPlan, target_basis
-from ..planning.protection import protection_from_settings
+from ..planning.plan import TARGET_BASES, PruningPlan, plan_totals, target_basis
+from ..planning.planner import needs_layer_importance, plan_from_settings, plan_of_sizes, protection_from_settings
 from ..planning.shape import ModelShape
-from ..runs.chosen_plan import layers_from_file, plan_from_file
-from ..runs.measuring import Measurement
-from ..runs.planner import needs_layer_importance, plan_from_settings, plan_of_sizes
+from ..runs.measure import Measurement
 from ..runs.status import BASELINE, MEASURE
+from ..words import readable_size
 
 _BYTES_PER_ROW = 75  # of a group table's CSV, measured on the demo model's
 _STREAMING_BYTES = 500 * 10**6  # libraries and parts of a tensor, whatever the model
@@ -105,14 +103,20 @@ def _memory(job: str, header: CheckpointHeader, settings: dict) -> tuple[str, st
     present = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if settings["stream"]:
         fits = _fits(_STREAMING_BYTES, present)
-        return "memory", f"{readable(_STREAMING_BYTES)} for cutting from file to file, {readable(present)} free: {fits}"
+        return (
+            "memory",
+            f"{readable_size(_STREAMING_BYTES)} for cutting from file to file, {readable_size(present)} free: {fits}",
+        )
     if job in ("apply", BASELINE):
         needed, what = weight_bytes(header.shape, dtype.itemsize), "weights"
     else:
         what, tokens = settings["importance_method"], settings["gradient_batch_size"] * settings["seq_len"]
         needed = measuring_bytes(header.shape, what, dtype.itemsize, tokens)
     basis = f"{what} in {str(dtype).removeprefix('torch.')}"
-    return "memory", f"{readable(needed)} for {basis}, {readable(present)} free on {device.type}: {_fits(needed, present)}"
+    return (
+        "memory",
+        f"{readable_size(needed)} for {basis}, {readable_size(present)} free on {device.type}: {_fits(needed, present)}",
+    )
 
 
 def _disk(plan: PruningPlan | None, header: CheckpointHeader, settings: dict) -> tuple[str, str]:
@@ -126,7 +130,7 @@ def _disk(plan: PruningPlan | None, header: CheckpointHeader, settings: dict) ->
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    return "disk", f"{readable(needed)} for {what}, {readable(free)} free: {_fits(needed, free)}"
+    return "disk", f"{readable_size(needed)} for {what}, {readable_size(free)} free: {_fits(needed, free)}"
 
 
 def _fits(needed: int, present: int) -> str:

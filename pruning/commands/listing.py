@@ -5,9 +5,8 @@ import math
 
 import pandas as pd
 
-from analysis.experiments import experiment_table
-
 from ..experiment import list_experiments
+from ..experiment_table import experiment_table
 from ..runs.damage import fault_of
 from ..runs.status import state_of
 from .arguments import add_output_root

@@ -92,7 +92,7 @@ def _recover(experiment: Experiment, settings: dict, permissions: Permissions) -
 
 
 def _assist(experiment: Experiment, permissions: Permissions) -> int:
-    from ..runs.recovery_job import assist
+    from ..runs.recover import assist
 
     assist(experiment, permissions)
     return 0
@@ -100,7 +100,7 @@ def _assist(experiment: Experiment, permissions: Permissions) -> int:
 
 def _show_cost(experiment: Experiment, settings: dict, permissions: Permissions) -> int:
     """Prints what repair and training take; parts of them are timed, and nothing is changed."""
-    from ..runs.recovery_job import cost_of_recovery
+    from ..runs.recover import cost_of_recovery
 
     cost = cost_of_recovery(experiment, settings, permissions)
     if settings["reconstruct"]:

@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 from ..errors import PruningError
-from ..experiment import TABLE_FILE, Experiment, default_name, naming_damage, portable, read_layer_importance
+from ..experiment import TABLE_FILE, Experiment, default_name, portable, read_layer_importance
 from ..export.formats import HF, parse_formats, shard_bytes
+from ..files import naming_damage
+from ..plan_from_file import layers_from_file, plan_from_file, refuse_unused
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import TARGET_BASES
-from ..runs.chosen_plan import layers_from_file, plan_from_file, refuse_unused
+from ..planning.planner import check_model_settings, check_plan_settings, needs_layer_importance
 from ..runs.environment import prepare_this_process
 from ..runs.permissions import Permissions
-from ..runs.planner import check_model_settings, check_plan_settings, needs_layer_importance
 from ..runs.status import BASELINE, MEASURE
 from ..settings import OF_THE_FOLDER, OF_THE_PERSON, STRATEGIES, canonical, resolve
 from .arguments import given_settings, named_as_now, refuse_missing_folder, strategy_of
@@ -172,7 +173,7 @@ def _check_output(settings: dict) -> None:
 
 def write_table_file(experiment: Experiment, path: Path) -> None:
     """Copies the group table to a .csv with its sidecar, or to one .json that holds both."""
-    from ..experiment import write_csv, write_json
+    from ..files import write_csv, write_json
     from ..planning.group_table import FORMAT_VERSION
 
     table = experiment.read_table()

@@ -14,8 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import PruningError, first_line
-from ..model.checkpoint import refuse_unless_all_fitted
-from ..model.surgery import config_from, model_class
+from ..model.architecture.classes import config_from, model_class, refuse_unless_all_fitted
 from ..planning.checkpoint_header import CheckpointHeader
 from .stored_tensors import stored_tensors
 

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 from ..errors import PruningError
+from ..model.model_source import usable_token
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*", re.ASCII)
-_TOKEN = re.compile(r"[!-~]+")  # what a header can carry
 
 
 def check_repository(repository: str) -> None:
@@ -25,14 +25,6 @@ def check_repository(repository: str) -> None:
         raise PruningError("hub_name", name=repository) from None
     if not _REPOSITORY.fullmatch(repository):
         raise PruningError("hub_name", name=repository)
-
-
-def usable_token(token: str | None) -> str | None:
-    """The token without the white space around it, None for none; raises PruningError for what no header can carry."""
-    token = (token or "").strip()
-    if token and not _TOKEN.fullmatch(token):
-        raise PruningError("hub_token_form")
-    return token or None
 
 
 def push(

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import PruningError
 from ..files import written_whole
-from ..model.architecture import CODE_FILES, PRUNED_MODELS, auto_map
-from ..planning.checkpoint_header import read_config
-from ..planning.shape import FAMILIES, PRUNED_PREFIX
+from ..model.architecture import CODE_FILES, auto_map
+from ..model.architecture.classes import load_trusted
+from ..planning.shape import PRUNED_PREFIX
 from .formats import SMALL_FILES
 from .model_card import model_card
 from .older_readers import add_older_names
@@ -122,20 +121,6 @@ def _write_config(model: PreTrainedModel, dtype: torch.dtype, folder: Path) -> N
         for file in CODE_FILES:
             shutil.copyfile(file, folder / file.name)
     config.save_pretrained(folder)
-
-
-def load_trusted(folder: Path, **options):
-    """The model of a folder that this project wrote, `options` as for `from_pretrained`; runs no code of the folder.
-
-    Layers of different sizes are built by the classes of this program. Raises PruningError for another architecture.
-    """
-    model_type = read_config(Path(folder)).get("model_type")
-    family = str(model_type).removeprefix(PRUNED_PREFIX)
-    if family not in FAMILIES:
-        raise PruningError("architecture", found=model_type, supported=", ".join(FAMILIES))
-    if family == model_type:
-        return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
-    return PRUNED_MODELS[family].from_pretrained(folder, **options)
 
 
 def write_zip(folder: Path, zip_path: Path, on_progress: Progress | None = None) -> None:

@@ -15,7 +15,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..errors import PruningError
 from ..files import written_whole
-from ..model.surgery import config_from, cut_config, model_class
+from ..model.architecture.classes import config_from, model_class
+from ..model.surgery import cut_config
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.kept_indices import TensorCut, tensor_cut
 from ..planning.plan import PruningPlan

@@ -14,12 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 from transformers.utils import logging
 
 from ..errors import PruningError, first_line
-from ..export.hugging_face import load_trusted
 from ..planning.checkpoint_header import CheckpointHeader, read_config
 from ..planning.shape import PRUNED_PREFIX
+from .architecture.classes import config_from, load_trusted, refuse_unless_all_fitted
 from .model_source import fetch
 from .runtime import is_out_of_memory, resolve_attention, resolve_device, resolve_dtype
-from .surgery import config_from
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json")
 SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -127,15 +126,3 @@ def _load_model(header: CheckpointHeader, options: dict, own_class: bool, trust_
     if model.config.tie_word_embeddings and model.lm_head.weight is not model.get_input_embeddings().weight:
         raise PruningError("head_differs", folder=header.folder)
     return model
-
-
-def refuse_unless_all_fitted(info: dict) -> None:
-    """Raises PruningError for the first weight that `from_pretrained` missed, had no place for, or found of another shape.
-
-    `info` is what it gives with `output_loading_info`.
-    """
-    for code, names in (("weights_missing", info["missing_keys"]), ("weights_unexpected", info["unexpected_keys"])):
-        if names:
-            raise PruningError(code, name=min(names), more="")
-    for name, found, expected in sorted(info["mismatched_keys"]):
-        raise PruningError("weights_mismatch", name=name, found=list(found), expected=list(expected))

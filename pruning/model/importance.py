@@ -113,7 +113,7 @@ NEEDS_NO_SAMPLES = ("l1", "l2")
 DEPENDS_ON_BATCH_SIZE = ("taylor_2nd",)
 
 
-def measure(
+def measure_groups(
     method: str,
     model: PreTrainedModel,
     shape: ModelShape,

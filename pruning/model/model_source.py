@@ -9,9 +9,10 @@ from glob import escape
 from pathlib import Path
 
 from ..errors import PruningError, first_line
-from ..export.hub import usable_token
 from ..planning.checkpoint_header import CheckpointHeader, listed_files, read_config, weight_order
 from ..planning.shape import ModelShape
+
+_TOKEN = re.compile(r"[!-~]+")  # what a header can carry
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "demo_model"
@@ -143,3 +144,11 @@ def _hub_call(base_model: str, call):
         raise PruningError("model_not_found", model=base_model) from error
     except (errors.HTTPError, OSError) as error:
         raise PruningError("hub_unreachable", model=base_model, reason=first_line(error)) from error
+
+
+def usable_token(token: str | None) -> str | None:
+    """The token without the white space around it, None for none; raises PruningError for what no header can carry."""
+    token = (token or "").strip()
+    if token and not _TOKEN.fullmatch(token):
+        raise PruningError("hub_token_form")
+    return token or None

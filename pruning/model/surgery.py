@@ -11,26 +11,16 @@ from collections.abc import Iterator
 
 import torch
 from transformers import (
-    LlamaForCausalLM,
-    MistralForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
 )
 
-from ..errors import PruningError
 from ..planning.kept_indices import tensor_cut
 from ..planning.plan import PruningPlan
-from ..planning.shape import FAMILIES, PRUNED_PREFIX, LayerShape, ModelShape
+from ..planning.shape import LayerShape, ModelShape
 from .architecture import PRUNED_MODELS
+from .architecture.classes import _STOCK_MODELS, model_class
 
-_STOCK_MODELS = {
-    "llama": LlamaForCausalLM,
-    "mistral": MistralForCausalLM,
-    "qwen2": Qwen2ForCausalLM,
-    "qwen3": Qwen3ForCausalLM,
-}
 # Values that say what the source was, not what the cut model is; `layer_types` is set anew.
 _OF_THE_SOURCE = ("model_type", "architectures", "auto_map", "per_layer_config", "transformers_version", "_name_or_path")
 
@@ -109,23 +99,6 @@ def _sizes(layer: LayerShape) -> dict[str, int]:
         "num_key_value_heads": layer.num_key_value_heads,
         "intermediate_size": layer.intermediate_size,
     }
-
-
-def config_from(values: dict) -> PreTrainedConfig:
-    """The config that a config.json of this project describes; raises PruningError for another architecture."""
-    model_type = str(values.get("model_type"))
-    family = model_type.removeprefix(PRUNED_PREFIX)
-    if family not in FAMILIES:
-        raise PruningError("architecture", found=model_type, supported=", ".join(FAMILIES))
-    models = _STOCK_MODELS if family == model_type else PRUNED_MODELS
-    return models[family].config_class.from_dict(values)
-
-
-def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that holds models of this config."""
-    if config.model_type.startswith(PRUNED_PREFIX):
-        return PRUNED_MODELS[config.model_type.removeprefix(PRUNED_PREFIX)]
-    return _STOCK_MODELS[config.model_type]
 
 
 def _cut_weights(model: PreTrainedModel, plan: PruningPlan, release_source: bool) -> Iterator[tuple[str, torch.Tensor]]:

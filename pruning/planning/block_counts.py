@@ -6,10 +6,11 @@ Layer-wise and uniform pruning decide counts first and groups second; hardware m
 import numpy as np
 
 from ..errors import PruningError
-from .allocation import Floors, Protection, parse_split, unreachable
+from .allocation import Floors, parse_split, unreachable
 from .group_table import GroupTable
 from .layer_rates import LayerRates
 from .plan import PruningPlan
+from .protection import Protection
 from .shape import ModelShape
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import PruningError
-from .allocation import Protection, ratio_base
+from .allocation import ratio_base
+from .protection import Protection
 from .shape import ModelShape
 
 UNIFORM, INVERSE, PROPORTIONAL = "uniform", "inverse", "proportional"

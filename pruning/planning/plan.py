@@ -11,8 +11,7 @@ import numpy as np
 
 from ..errors import PruningError
 from ..settings import SETTINGS, STRATEGIES
-from .group_names import name_groups, parse_groups
-from .groups import GroupIndex
+from .groups import GroupIndex, name_groups, parse_groups
 from .shape import ATTENTION, GROUP_TYPES, LayerShape, ModelShape
 
 FORMAT_VERSION = 1
@@ -182,3 +181,32 @@ def _mask(indices, shape: ModelShape, layer_idx: int, kind: str, path) -> np.nda
         mask[indices] = True
         return mask
     raise PruningError("plan_groups", path=path, layer=layer_idx, reason=reason)
+
+
+@dataclass(frozen=True)
+class PlanTotals:
+    """What a plan takes from the whole model."""
+
+    parameters_after: int
+    parameters_removed: int
+    bytes_after: int
+    bytes_removed: int
+    attention_groups_removed: int
+    mlp_channels_removed: int
+    layers_removed: int
+
+
+def plan_totals(plan: PruningPlan, bytes_per_parameter: int) -> PlanTotals:
+    """Totals of a plan; bytes are those of the weights alone."""
+    after = plan.shape_after.parameters
+    removed = plan.shape.parameters - after
+    groups = plan.groups.block_sizes.reshape(-1, 2).sum(axis=0) - plan.kept_counts.sum(axis=0)
+    return PlanTotals(
+        parameters_after=after,
+        parameters_removed=removed,
+        bytes_after=after * bytes_per_parameter,
+        bytes_removed=removed * bytes_per_parameter,
+        attention_groups_removed=int(groups[0]),
+        mlp_channels_removed=int(groups[1]),
+        layers_removed=plan.shape.num_layers - len(plan.kept_layers),
+    )

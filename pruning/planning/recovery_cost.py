@@ -12,6 +12,14 @@ from ..settings import parts_of
 from .memory import activation_bytes, kept_for_backward, weight_bytes
 from .shape import ModelShape
 
+_CAUTIOUS, _STANDARD = 0.2, 0.3  # ratios up to which the lighter recipes do
+RECIPES = {
+    "light": {"finetune_method": "lora", "finetune_samples": 500, "lora_r": 8, "lora_alpha": 16, "finetune_lr": None},
+    "standard": {"finetune_method": "lora", "finetune_samples": 1000, "lora_r": 16, "lora_alpha": 32, "finetune_lr": None},
+    "strong": {"finetune_method": "full", "finetune_samples": 2000, "finetune_lr": None},
+}
+DEMO_LORA_LEARNING_RATE = 1e-3  # small matrices want larger steps
+
 _FLOAT32 = 4
 _MOMENTS_AND_GRADIENT = 3 * _FLOAT32
 _TRAINS = "taylor"  # keeps the same activations: a backward pass to the weights
@@ -86,3 +94,16 @@ def _activations(shape: ModelShape, settings: dict, bytes_per_parameter: int, to
     largest = max(kept_for_backward(layer, weights_too=True) for layer in shape.layers)
     between = tokens * (shape.num_layers * shape.hidden_size + largest) * bytes_per_parameter
     return of_logits + between + logits
+
+
+def recipe_for(ratio: float) -> str:
+    """The recipe advised for a cut of this share of all parameters (methods.md section 7)."""
+    return "light" if ratio < _CAUTIOUS else "standard" if ratio <= _STANDARD else "strong"
+
+
+def recipe(name: str, is_demo: bool) -> dict:
+    """The settings of a recipe; one epoch, and a learning rate that the model's size can take."""
+    settings = RECIPES[name] | {"finetune": True, "finetune_steps": 0, "finetune_epochs": 1.0}
+    if is_demo and settings["finetune_method"] == "lora":
+        settings["finetune_lr"] = DEMO_LORA_LEARNING_RATE
+    return settings

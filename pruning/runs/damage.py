@@ -11,8 +11,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from analysis import diff, recovery, recovery_cost
-
 from ..errors import PruningError
 from ..experiment import (
     CARD_FILE,
@@ -28,10 +26,14 @@ from ..experiment import (
     SAMPLES_FILE,
     TABLE_FILE,
     Experiment,
-    naming_damage,
+    read_matrices,
 )
+from ..files import naming_damage
 from ..planning.checkpoint_header import CheckpointHeader
-from . import export_request, findings, recovery_request, status, trials
+from ..planning.matrices import checks, layer_table
+from . import export_request, recovery_request, status, training_course, trials
+from .measured_cost import read_measured
+from .sensitivity import findings
 
 _TABLE_TAIL = 4096  # bytes; its last row tells whether it is whole
 
@@ -106,17 +108,17 @@ def _table(experiment: Experiment) -> None:
 
 
 def _result(experiment: Experiment) -> None:
-    matrices, path = diff.read_matrices(experiment), experiment.path(RESULT_FILE)
+    matrices, path = read_matrices(experiment), experiment.path(RESULT_FILE)
     if experiment.is_planned:
         with naming_damage(path):
             plan = experiment.read_plan()
-            diff.layer_table(plan, matrices)
-            diff.checks(plan, matrices)
+            layer_table(plan, matrices)
+            checks(plan, matrices)
 
 
 def _repair(experiment: Experiment) -> None:
-    recovery.repaired_matrices(experiment)
-    recovery.repaired_on(experiment)
+    training_course.repaired_matrices(experiment)
+    training_course.repaired_on(experiment)
 
 
 def _model(experiment: Experiment) -> None:
@@ -149,10 +151,10 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment], object]], ...] = (
     ((RESULT_FILE, PLAN_FILE), _result),
     ((SAMPLES_FILE,), Experiment.samples),
     ((REPAIR_FILE,), _repair),
-    ((RECOVERY_FILE, REPAIR_FILE), recovery.read_course),
-    ((f"{RECOVERY_FOLDER}/{RECOVERY_FILE}", REPAIR_FILE), recovery.read_unfinished),
+    ((RECOVERY_FILE, REPAIR_FILE), training_course.read_course),
+    ((f"{RECOVERY_FOLDER}/{RECOVERY_FILE}", REPAIR_FILE), training_course.read_unfinished),
     ((recovery_request.REQUEST_FILE,), recovery_request.recovery_asked_for),
-    ((COST_FILE,), recovery_cost.read_measured),
+    ((COST_FILE,), read_measured),
     ((trials.TRIALS_FILE,), trials.read_trials),
     ((f"{FINDINGS_FOLDER}/*.json",), _finding),
     ((findings.WAITING_FILE,), findings.asked),

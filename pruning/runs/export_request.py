@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import PruningError
-from ..experiment import Experiment, naming_damage, read_json, write_json
+from ..experiment import Experiment
 from ..export.formats import HF_DTYPES, PLAN, parse_formats, refuse, shard_bytes
 from ..export.hub import check_repository
+from ..files import naming_damage, read_json, write_json
 from ..planning.checkpoint_header import CheckpointHeader
 
 FORMAT_VERSION = 1

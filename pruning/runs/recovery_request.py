@@ -10,7 +10,8 @@ torch.
 import contextlib
 
 from ..errors import PruningError
-from ..experiment import COST_FILE, REPAIR_FILE, Experiment, checked_settings, naming_damage
+from ..experiment import COST_FILE, REPAIR_FILE, Experiment, checked_settings
+from ..files import naming_damage
 from ..settings import SETTINGS
 
 COST_VERSION = REQUEST_VERSION = 1

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import PruningError
-from ..experiment import DONE, JOB_FILE, QUEUED, RUNNING, Experiment, naming_damage, portable, read_json, write_json
-from ..files import locked, write_whole
+from ..experiment import DONE, JOB_FILE, QUEUED, RUNNING, Experiment, portable
+from ..files import locked, naming_damage, read_json, write_json, write_whole
 from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from ..process import is_alive, this_process
 

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from ..experiment import Experiment, naming_damage
+from ..experiment import Experiment
+from ..files import naming_damage
 from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from ..planning.plan import PruningPlan
 from ..settings import plan_settings

@@ -9,17 +9,19 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from analysis import charts, diff
-from analysis.method_comparison import compare, overlap
-from analysis.recovery import TrainingCourse
-from pruning.planning.allocation import Floors, Protection, allocate_global, removable
+from analysis import charts
+from pruning.planning import matrices
+from pruning.planning.allocation import Floors, allocate_global, removable
 from pruning.planning.block_counts import layerwise_counts, plan_from_counts
+from pruning.planning.comparison import compare, overlap
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.layer_rates import LayerRates, layer_rates, layer_weights
 from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection
 from pruning.planning.shape import GROUP_TYPES, ModelShape
+from pruning.runs.training_course import TrainingCourse
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {}
@@ -35,7 +37,7 @@ DRAWN_ELSEWHERE = (
     "chart.propagation.",
 )
 DRAWN_ELSEWHERE += ("chart.matrix.", "chart.group.", "chart.budget.", "chart.kind.both")
-for file in sorted((ROOT / "ui" / "text").glob("*en.json")):
+for file in sorted((ROOT / "analysis" / "text").glob("*en.json")):
     TEXTS |= json.loads(file.read_text(encoding="utf-8"))
 PROTECTION = Protection(range(5, 28), range(3, 30), (17,))
 LAYERS = LayerImportance("removal", np.linspace(-0.25, 1, 32), np.exp(np.linspace(-0.25, 1, 32)), {})
@@ -129,7 +131,7 @@ def trace(figure: go.Figure, name: str):
 
 
 def all_figures(table, plan, t=t) -> dict[str, go.Figure]:
-    layers = diff.layer_table(plan)
+    layers = matrices.layer_table(plan)
     return {
         "heatmap-attention": charts.importance_heatmap(table, "attention", t),
         "heatmap-mlp": charts.importance_heatmap(table, "mlp", t),
@@ -276,7 +278,7 @@ def test_kept_and_cut_groups_are_the_plan(plan):
 
 
 def test_sparsity_shows_the_layer_table(plan):
-    layers = diff.layer_table(plan, diff.matrix_table(plan, 2))
+    layers = matrices.layer_table(plan, matrices.matrix_table(plan, 2))
     figure = charts.sparsity_bars(layers, plan, t)
     np.testing.assert_array_equal(trace(figure, "actual").y, layers["sparsity"])
     np.testing.assert_array_equal(trace(figure, "planned for this layer").y, layers["planned_sparsity"])

@@ -13,7 +13,8 @@ from matplotlib.image import imread
 
 from analysis.flow import asked_shares, propagation_lines
 from pruning.experiment import DESCRIPTIONS, Experiment
-from pruning.planning.allocation import Protection, allocate_global
+from pruning.planning.allocation import allocate_global
+from pruning.planning.protection import Protection
 from pruning.planning.shape import ModelShape
 from tests.planning.examples import LLAMA_3_8B, random_table, small_shape
 

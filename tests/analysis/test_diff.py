@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from safetensors.numpy import save_file
 
-from analysis.diff import COLUMNS, REMOVED, actual_matrix_table, checks, layer_table, matrix_table, other_tensors
 from pruning.errors import PruningError
-from pruning.planning.allocation import Floors, Protection, allocate_global, largest_ratio
+from pruning.planning.allocation import Floors, allocate_global, largest_ratio
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.kept_indices import tensor_cut
+from pruning.planning.matrices import COLUMNS, REMOVED, actual_matrix_table, checks, layer_table, matrix_table, other_tensors
 from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection
 from pruning.planning.shape import GROUP_TYPES, ModelShape
 from tests.planning.examples import LLAMA_3_8B, plans, random_table, small_config, small_shape
 

@@ -13,11 +13,11 @@ import torch
 
 from analysis import latency, zero_shot
 from analysis.evaluation import Evaluation, evaluate
-from analysis.experiments import experiment_table
 from analysis.latency import PeakMemory, measure_latency
-from analysis.perplexity import HeldOutText, perplexity
 from pruning.errors import PruningError
+from pruning.experiment_table import experiment_table
 from pruning.model.checkpoint import load, open_checkpoint
+from pruning.model.held_out import HeldOutText, perplexity
 from pruning.runs.status import state_of
 from pruning.settings import resolve
 from tests.runs.quick_runs import write_text

@@ -9,7 +9,11 @@ import pandas as pd
 import pytest
 
 from analysis import charts
-from analysis.experiments import (
+from analysis.report import html_page
+from analysis.size import experiment_sizes
+from pruning.__main__ import main
+from pruning.experiment import Experiment, list_experiments
+from pruning.experiment_table import (
     bases,
     differing_settings,
     experiment_table,
@@ -18,14 +22,11 @@ from analysis.experiments import (
     settings_of_plan,
     stamp,
 )
-from analysis.report import html_page
-from analysis.size import experiment_sizes
-from pruning.__main__ import main
-from pruning.experiment import Experiment, list_experiments
-from pruning.planning.allocation import Protection, allocate_global
+from pruning.planning.allocation import allocate_global
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection
 from pruning.runs.status import state_of
 from pruning.settings import plan_settings, resolve
 from tests.planning.examples import random_table, small_config, small_shape

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from analysis.generation import continue_text
 from pruning.model.checkpoint import load, open_checkpoint
+from pruning.model.generation import continue_text
 from pruning.settings import SETTINGS, resolve
 
 

@@ -6,11 +6,14 @@ from html.parser import HTMLParser
 
 import pytest
 
-from analysis import diff
-from analysis.report import english, html_page, write_report
+from analysis.catalogue import english
+from analysis.report import html_page, write_report
 from pruning.errors import PruningError
-from pruning.experiment import RESULT_FILE, SAMPLES_FILE, Experiment, write_csv, write_json
-from pruning.planning.allocation import Protection, allocate_global
+from pruning.experiment import RESULT_FILE, SAMPLES_FILE, Experiment
+from pruning.files import write_csv, write_json
+from pruning.planning import matrices
+from pruning.planning.allocation import allocate_global
+from pruning.planning.protection import Protection
 from tests.analysis.test_experiments import BASIS, make
 from tests.planning.examples import random_table, small_shape
 
@@ -52,7 +55,7 @@ def experiment(tmp_path) -> Experiment:
     experiment.write_table(table)
     experiment.write_plan(plan, table)
     experiment.update_metrics(size_bytes={"before": 4000, "after": 3000})
-    write_csv(experiment.path(RESULT_FILE), diff.matrix_table(plan, 2))
+    write_csv(experiment.path(RESULT_FILE), matrices.matrix_table(plan, 2))
     write_json(experiment.path(SAMPLES_FILE), {"format_version": 1, "prompt": "x =", "before": "1 < 2", "after": "1 & 1"})
     return experiment
 
@@ -69,7 +72,7 @@ def test_the_report_shows_what_the_files_hold(experiment, tmp_path):
         assert shown in text
     for shown in ("x =", "1 < 2", "1 & 1", BASIS["corpus_sha256"], "8 windows of 128 tokens", "pruning_ratio 0.15"):
         assert shown in text
-    checks = diff.checks(plan, diff.matrix_table(plan, 2))
+    checks = matrices.checks(plan, matrices.matrix_table(plan, 2))
     for check in checks:
         assert check.sentence() in text
     assert page.count('<li class="pass">') == len(checks) and '<li class="fail">' not in page

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from analysis import charts, lessons
-from analysis.sensitivity import Rise
+from analysis import charts, sensitivity
+from pruning.model.sensitivity import Rise
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP, ModelShape
-from pruning.runs.findings import GRID, KINDS, LAYERS, PROTECTION, SPLIT, TRAINED, Finding, Request
+from pruning.runs.sensitivity.findings import GRID, KINDS, LAYERS, PROTECTION, SPLIT, TRAINED, Finding, Request
 from tests.tiny_models import tiny_config
 from ui.translation import t
 
@@ -42,15 +42,15 @@ def protection(*differences: tuple[float, bool], ratio: float = 0.2) -> Finding:
 )
 def test_a_verdict_needs_every_seed_to_agree_clearly(differences, verdict):
     found = protection(*differences)
-    [row] = lessons.protection_verdicts(found)
-    assert row["verdict"] == verdict == lessons.protection_in_all(found)
+    [row] = sensitivity.protection_verdicts(found)
+    assert row["verdict"] == verdict == sensitivity.protection_in_all(found)
     assert row["difference"] == pytest.approx(np.mean([mean for mean, _ in differences]))
     assert t(f"learn.protection.{verdict}", first=1, last=1)
 
 
 def test_with_no_ratio_that_can_be_reached_nothing_is_claimed():
     found = protection()
-    assert lessons.protection_in_all(found) == "none" and lessons.protection_verdicts(found) == []
+    assert sensitivity.protection_in_all(found) == "none" and sensitivity.protection_verdicts(found) == []
     assert charts.protection_curves(found, t).data[0].x is not None
 
 
@@ -63,7 +63,7 @@ def test_curves_show_means_and_the_spread_of_the_seeds():
 
 def test_what_follows_from_a_root_is_what_a_group_takes_from_each_matrix():
     layer = SHAPE.layers[0]
-    found = lessons.consequences(layer)
+    found = sensitivity.consequences(layer)
     heads, width = layer.num_key_value_groups * layer.head_dim, layer.head_dim
     assert [(one.module, one.what, one.count) for one in found] == [
         *(("k_proj", "rows", width), ("q_proj", "rows", heads), ("v_proj", "rows", width), ("o_proj", "columns", heads)),
@@ -84,7 +84,7 @@ def test_after_the_same_training_the_verdict_is_that_of_the_trained_models(mean,
     point = {"ratio": 0.2, "all": both(25.0, 22.0), "protected": both(24.0, 21.5), "difference": difference}
     unreached = {"ratio": 0.9, "reason": "too much"}
     found = Finding(Request(TRAINED, {"first": 3, "last": 2}, {}), perplexity=20.0, points=[point, unreached])
-    [row] = lessons.trained_verdicts(found)
+    [row] = sensitivity.trained_verdicts(found)
     assert (row["verdict"], row["all"], row["protected"], row["difference"]) == (verdict, 22.0, 21.5, mean)
     shown = [(trace.meta["kind"], trace.y[0]) for trace in charts.protection_trained(found, t).data]
     assert shown == [("all-cut", 25.0), ("all-trained", 22.0), ("protected-cut", 24.0), ("protected-trained", 21.5)]
@@ -106,7 +106,7 @@ def test_bars_of_layers_begin_at_the_whole_model_and_end_at_the_perplexity_of_th
     attention, mlp, _ = charts.layer_sensitivity(found, t).data
     assert attention.base == mlp.base == (9.0,) * 3
     assert [y + 9.0 for y in mlp.y] == [11.0, 12.0, 13.0]
-    ranks = lessons.foresight_ranks(found, MLP)
+    ranks = sensitivity.foresight_ranks(found, MLP)
     assert [row.method for row in ranks] == [None, "l1", "l2"]
     assert ranks[0].ranks.tolist() == ranks[1].ranks.tolist() == [3, 2, 1] and ranks[2].ranks.tolist() == [1, 2, 3]
     assert "l1" in charts.foresight(found, MLP, t).layout.title.text
@@ -118,7 +118,7 @@ def test_the_grid_leaves_gaps_where_there_is_no_plan():
     found = Finding(Request(GRID, options, {}), perplexity=4.0, points=[point, {"first": 1, "last": 1, "reason": "too much"}])
     values = np.array(charts.protection_grid(found, t).data[0].z, dtype=float)
     assert values[0, 1] == -0.2 and np.isnan(values).sum() == 3
-    assert lessons.best_of_grid(found) == point
+    assert sensitivity.best_of_grid(found) == point
 
 
 def test_splits_are_sorted_by_what_attention_gave_and_the_scores_own_is_starred():
@@ -137,16 +137,16 @@ def test_splits_are_sorted_by_what_attention_gave_and_the_scores_own_is_starred(
     found = Finding(Request(SPLIT, {"ratios": [0.1]}, {}), perplexity=8.0, points=points)
     line, star = charts.split_curves(found, t).data
     assert line.x == (0.0, 0.5) and star.x == (0.1,)
-    assert lessons.best_splits(found) == [{"ratio": 0.1, "best": points[2], "own": points[1]}]
+    assert sensitivity.best_splits(found) == [{"ratio": 0.1, "best": points[2], "own": points[1]}]
 
 
 @pytest.mark.parametrize("kind", GROUP_TYPES)
 def test_what_is_lit_in_the_drawing_holds_the_parameters_of_the_group(kind):
     layer = SHAPE.layers[0]
     last = layer.group_count(kind) - 1
-    boxes = lessons.layer_boxes(layer, kind, last)
+    boxes = sensitivity.layer_boxes(layer, kind, last)
     assert len(boxes) == 7
-    weights = lessons.group_parts(layer, kind)
+    weights = sensitivity.group_parts(layer, kind)
     assert weights["parameters"].sum() == layer.group_cost(kind)
     lit = sum(box.lit[2] * box.lit[3] for box in boxes if box.lit is not None)
     assert lit == weights[~weights["module"].str.endswith("bias")]["parameters"].sum()
@@ -163,4 +163,4 @@ def test_a_rise_is_paired():
 
 @pytest.mark.parametrize(("change", "level"), [(0.0, 0), (0.04, 0), (0.3, 2), (5.0, 4), (-0.3, -2)])
 def test_tokens_are_shaded_by_what_they_lost(change, level):
-    assert lessons.shade(1.0, 1.0 + change) == level
+    assert sensitivity.shade(1.0, 1.0 + change) == level

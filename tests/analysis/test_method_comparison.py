@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.method_comparison import compare, overlap
+from pruning.planning.comparison import compare, overlap
 from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
 from pruning.planning.shape import GROUP_TYPES, ModelShape

@@ -6,10 +6,11 @@ import platform
 import pytest
 import torch
 
-from analysis.perplexity import HeldOutText, PPLMetric, perplexity
+from analysis.perplexity import PPLMetric
 from pruning.errors import PruningError
 from pruning.model.calibration import HELD_OUT, load_corpus, token_stream
 from pruning.model.checkpoint import LoadedModel, load, open_checkpoint
+from pruning.model.held_out import HeldOutText, perplexity
 from pruning.settings import resolve
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
 

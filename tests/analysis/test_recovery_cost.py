@@ -7,21 +7,13 @@ import numpy as np
 import pytest
 
 from analysis import recovery_cost
-from analysis.recovery_cost import (
-    AT_MOST,
-    EXACT,
-    UNKNOWN,
-    Measured,
-    computes_in_ram,
-    cost_table,
-    read_measured,
-    repair_bytes,
-    tokens_of_batch,
-)
+from analysis.recovery_cost import AT_MOST, EXACT, UNKNOWN, computes_in_ram, cost_table, repair_bytes, tokens_of_batch
 from pruning.errors import PruningError
-from pruning.experiment import COST_FILE, Experiment, write_json
+from pruning.experiment import COST_FILE, Experiment
+from pruning.files import write_json
 from pruning.planning.plan import PruningPlan
 from pruning.planning.shape import ModelShape
+from pruning.runs.measured_cost import Measured, read_measured
 from pruning.settings import resolve
 
 CONFIG = Path(__file__).parents[2] / "assets" / "demo_model" / "config.json"

@@ -2,9 +2,11 @@
 
 import pytest
 
-from analysis.recovery import read_course, read_unfinished, recipe, recipe_for, repaired_matrices, repaired_on
 from pruning.errors import PruningError
-from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment, write_json
+from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment
+from pruning.files import write_json
+from pruning.planning.recovery_cost import recipe, recipe_for
+from pruning.runs.training_course import read_course, read_unfinished, repaired_matrices, repaired_on
 
 POINTS = [
     {"step": 0, "loss": None, "learning_rate": 0.0, "tokens_per_second": 0.0, "perplexity": 31.0},

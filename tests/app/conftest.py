@@ -10,7 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from pruning.experiment import Experiment
-from pruning.planning.allocation import Protection, allocate_global
+from pruning.planning.allocation import allocate_global
+from pruning.planning.protection import Protection
 from pruning.runs import steps
 from pruning.settings import resolve
 
@@ -32,14 +33,14 @@ def measured_root(tmp_path_factory):
 def app(tmp_path, monkeypatch):
     """The app with no experiment yet."""
     monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(tmp_path / "experiments"))
-    return AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    return AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
 
 
 @pytest.fixture
 def app_with_table(measured_root, monkeypatch):
     """The app with the experiment `first` open."""
     monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(measured_root))
-    at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     at.query_params["experiment"] = "first"
     return at
 
@@ -66,7 +67,7 @@ def app_of(monkeypatch):
 
     def make(root: Path) -> AppTest:
         monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(root))
-        at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+        at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
         at.query_params["experiment"] = "first"
         return at
 

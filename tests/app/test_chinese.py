@@ -9,8 +9,9 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from streamlit.testing.v1 import AppTest
 
+from analysis.catalogue import CHINESE, ENGLISH, LANGUAGES
 from pruning.errors import PruningError
-from ui.language import CHINESE, ENGLISH, LANGUAGES, of_locale
+from ui.language import of_locale
 from ui.translation import error_text, job_error_text, sentences, t, words_of_now
 
 from .conftest import on_page
@@ -55,7 +56,7 @@ def test_both_languages_have_the_same_keys():
 
 
 def test_the_files_keep_the_order_of_the_english_one():
-    folder = Path(__file__).resolve().parents[2] / "ui" / "text"
+    folder = Path(__file__).resolve().parents[2] / "analysis" / "text"
     english, chinese = (list(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))) for name in LANGUAGES)
     assert chinese[: len(english)] == english
 

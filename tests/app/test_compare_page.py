@@ -6,8 +6,10 @@ import shutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pruning.experiment import Experiment, write_json
-from pruning.planning.allocation import Protection, allocate_global
+from pruning.experiment import Experiment
+from pruning.files import write_json
+from pruning.planning.allocation import allocate_global
+from pruning.planning.protection import Protection
 from pruning.runs.status import RUNNING, JobStatus, this_process, write_status
 from ui.translation import t
 
@@ -47,7 +49,7 @@ def root(measured_root, tmp_path):
 @pytest.fixture
 def app_at(root, monkeypatch) -> AppTest:
     monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(root))
-    at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     at.query_params["experiment"] = "a"
     return at
 

@@ -11,10 +11,12 @@ from streamlit.testing.v1 import AppTest
 from analysis.__main__ import main as analyse
 from pruning.__main__ import main
 from pruning.experiment import Experiment, list_experiments
-from pruning.planning.allocation import Protection, allocate_global
-from pruning.runs import findings, judging, steps, trials
-from pruning.runs.findings import INSIDE
+from pruning.planning.allocation import allocate_global
+from pruning.planning.protection import Protection
+from pruning.runs import results, steps, trials
 from pruning.runs.recovery_request import ask_for_cost, ask_to_recover
+from pruning.runs.sensitivity import findings
+from pruning.runs.sensitivity.findings import INSIDE
 from pruning.runs.trials import JUDGED_BY, Waiting
 from pruning.settings import plan_settings
 from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text
@@ -206,7 +208,7 @@ def whole(tmp_path_factory) -> Experiment:
     settings = quick_settings(save_tiny_model(place / "tiny"), text, layer_importance_samples=2, **RECOVERED)
     experiment = new_experiment(place / "experiments", "good", settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
+        patch.setattr(results, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
         for job in ("measure", "global"):  # the second leaves layers out, which it does not need
             steps.run(job, experiment)
     table = experiment.read_table()
@@ -236,7 +238,7 @@ def damaged(whole: Experiment, root: Path, kind: str) -> tuple[Experiment, str]:
 
 def opened(root: Path, name: str, monkeypatch) -> AppTest:
     monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(root))
-    at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     at.query_params["experiment"] = name
     return at.run()
 

@@ -6,7 +6,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.testclient import TestClient
 
-from ui import downloads
+from ui.export import downloads
 
 CONTENT = bytes(range(256)) * 40_000  # 10 MB
 

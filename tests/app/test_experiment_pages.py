@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pruning.experiment import Experiment, write_json
-from pruning.planning.allocation import Protection, allocate_global
+from pruning.experiment import Experiment
+from pruning.files import write_json
+from pruning.planning.allocation import allocate_global
+from pruning.planning.planner import plan_from_settings
+from pruning.planning.protection import Protection
 from pruning.runs.jobs import queue
-from pruning.runs.planner import plan_from_settings
 from pruning.runs.status import JobStatus, read_status, this_process, write_status
 from ui import workspace
 from ui.translation import t

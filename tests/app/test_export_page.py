@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pruning.experiment import Experiment, read_json
+from pruning.experiment import Experiment
 from pruning.export.formats import FORMATS
 from pruning.export.hugging_face import save_model
-from pruning.files import locked
+from pruning.files import locked, read_json
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.group_table import GroupTable
@@ -47,7 +47,7 @@ def page(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(tmp_path / "experiments"))
 
     def draw(experiment: Experiment, name: str) -> AppTest:
-        at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+        at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
         at.query_params["experiment"] = experiment.name
         at.run()
         at.switch_page(str(ROOT / "pages" / "export.py")).run()

@@ -21,7 +21,8 @@ from pruning.runs import steps
 from pruning.runs.jobs import JobQueue, queue
 from pruning.runs.status import read_status
 from pruning.settings import SETTINGS, resolve
-from ui import calibration_form, workspace
+from ui import workspace
+from ui.importance import form
 from ui.translation import t
 
 from .conftest import QUICK, ROOT, figures, on_page
@@ -45,7 +46,7 @@ def two_methods(measured_root, tmp_path_factory) -> Path:
 
 def opened(monkeypatch, root: Path, name: str = "first", **query: str) -> AppTest:
     monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(root))
-    at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     at.query_params |= {"experiment": name} | query
     return on_page(at, "importance")
 
@@ -121,7 +122,7 @@ def test_a_run_of_the_page_that_streamlit_ends_leaves_no_experiment_waiting(tmp_
 
     monkeypatch.setattr(owner, name, ended)
     with pytest.raises(RerunException):
-        calibration_form._submit(resolve({"base_model": "demo", "experiment_name": "run"}))
+        form._submit(resolve({"base_model": "demo", "experiment_name": "run"}))
     assert list(tmp_path.iterdir()) == []
 
 

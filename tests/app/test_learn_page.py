@@ -6,12 +6,23 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analysis import lessons
+from analysis import sensitivity
 from pruning.experiment import Experiment
 from pruning.planning.shape import ATTENTION, MLP
-from pruning.runs import findings
-from pruning.runs.findings import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED, Finding
 from pruning.runs.jobs import queue
+from pruning.runs.sensitivity import findings
+from pruning.runs.sensitivity.findings import (
+    BOTH,
+    GRID,
+    INSIDE,
+    LAYERS,
+    MATRIX,
+    PROTECTION,
+    SPLIT,
+    STRATEGIES,
+    TRAINED,
+    Finding,
+)
 from pruning.runs.status import read_status
 from tests.runs.learned import learn_all
 from tests.runs.quick_runs import wait_for_end
@@ -42,7 +53,7 @@ def chapter(root, monkeypatch):
 
     def opened(name: str, section: str) -> AppTest:
         monkeypatch.setenv("PRUNING_OUTPUT_ROOT", str(root))
-        at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+        at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
         at.query_params |= {"experiment": name, "learn_section": section}
         at = on_page(at, "learn")
         assert not at.exception and not at.error
@@ -105,13 +116,13 @@ def test_chapter_3_counts_roots_and_gives_the_perplexities_of_both_scenarios(cha
     assert frame["params_before"].sum() == sum(
         rows * columns for rows, columns in (s for s in shape.tensor_shapes().values() if len(s) == 2)
     )
-    verdicts = lessons.protection_verdicts(found(root, name, PROTECTION))
+    verdicts = sensitivity.protection_verdicts(found(root, name, PROTECTION))
     assert verdicts
     for row in verdicts:
         assert f"- {row['ratio']:.0%}" in words(at) and f"Perplexity {row['protected']:.2f}" in words(at)
-    best = lessons.best_of_grid(found(root, name, GRID))
+    best = sensitivity.best_of_grid(found(root, name, GRID))
     assert f"first {best['first']} and last {best['last']} layers: perplexity {best['perplexity']:.2f}" in words(at)
-    trained = lessons.trained_verdicts(found(root, name, TRAINED))
+    trained = sensitivity.trained_verdicts(found(root, name, TRAINED))
     assert trained
     for row in trained:
         assert f"Perplexity {row['protected']:.2f} with" in words(at) and f"{row['all']:.2f} without (cut alone" in words(at)
@@ -123,7 +134,7 @@ def test_chapter_4_shows_both_strategies_as_measured(chapter, root, name):
     at, points = chapter(name, "strategies"), found(root, name, STRATEGIES).points
     assert " | ".join(f"{point['perplexity']:.3f}" for point in points) in words(at)
     assert f"{MODELS[name]['layers'] - 2} of {MODELS[name]['layers']}" in words(at)  # by default the first and last are spared
-    for row in lessons.best_splits(found(root, name, SPLIT)):
+    for row in sensitivity.best_splits(found(root, name, SPLIT)):
         assert f"{row['best']['split']} is best (perplexity {row['best']['perplexity']:.2f})" in words(at)
 
 

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from pruning.experiment import Experiment
-from pruning.runs import judging, steps
+from pruning.runs import results, steps
 from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text
 from ui import workspace
 from ui.translation import t
@@ -27,7 +27,7 @@ def whole(tmp_path_factory) -> Experiment:
     settings = quick_settings(save_tiny_model(place / "tiny"), text, layer_importance_samples=2, save_model=True)
     experiment = new_experiment(place / "experiments", "shown", settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
+        patch.setattr(results, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
         for job in ("measure", "global"):
             steps.run(job, experiment)
     return experiment
@@ -43,7 +43,7 @@ def root(whole, tmp_path, monkeypatch) -> Path:
 
 
 def opened(page: str, name: str = "shown") -> AppTest:
-    at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     at.query_params["experiment"] = name
     at.run()
     at = at.switch_page(str(ROOT / "pages" / f"{page}.py")).run()

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from analysis import size
 from pruning.experiment import Experiment
-from pruning.planning.plan import PruningPlan
+from pruning.planning.plan import PruningPlan, plan_totals
+from pruning.planning.planner import plan_from_settings
 from pruning.planning.shape import ATTENTION
 from pruning.runs.jobs import queue
-from pruning.runs.planner import plan_from_settings
 from pruning.runs.status import read_status
 from pruning.runs.trials import read_trials
 from pruning.settings import PLAN_SETTINGS, resolve
+from pruning.words import readable_size
 from ui.translation import t
 
 from .conftest import ROOT, figures, on_page
@@ -44,7 +44,7 @@ def at(experiment) -> AppTest:
 
 def open_plan_page(experiment: Experiment, **link: str) -> AppTest:
     """The page in a new session, as a link opens it."""
-    at = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    at = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     at.query_params |= {"experiment": experiment.name} | link
     return on_page(at, "plan")
 
@@ -90,12 +90,12 @@ def planned(experiment: Experiment, strategy: str = "global", **settings) -> Pru
 
 def totals_of(plan: PruningPlan) -> dict[str, str]:
     """The strip of a plan of the demo model, which is stored in 2 bytes per parameter."""
-    totals = size.plan_totals(plan, 2)
+    totals = plan_totals(plan, 2)
     return {
         t("plan.target"): f"{plan.settings['pruning_ratio']:.2%}",
         t("plan.actual"): f"{plan.actual_ratio:.2%}",
         t("plan.parameters"): f"{totals.parameters_after:,}",
-        t("plan.size"): size.readable(totals.bytes_after),
+        t("plan.size"): readable_size(totals.bytes_after),
         t("plan.heads_removed"): f"{totals.attention_groups_removed:,}",
         t("plan.channels_removed"): f"{totals.mlp_channels_removed:,}",
         t("plan.layers_removed"): str(totals.layers_removed),
@@ -323,7 +323,7 @@ def test_a_link_opens_the_same_plan_in_a_new_session(experiment, at, strategy, s
     move(at, "segmented_control", "strategy", strategy)
     for step in steps:
         move(at, *step[:3])
-    other = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    other = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     other.query_params |= at.query_params
     other = on_page(other, "plan")
     assert not other.error
@@ -350,7 +350,7 @@ def test_a_saved_plan_opens_as_it_was_saved_digits_and_all(experiment):
     at = open_plan_page(experiment)
     assert_shows(at, found.plan)
     assert any(success.value == t("plan.saved") for success in at.success)
-    other = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    other = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     other.query_params |= at.query_params
     assert_shows(on_page(other, "plan"), found.plan)
 
@@ -525,7 +525,7 @@ def test_an_edited_plan_json_stands_in_for_the_sliders(experiment, at, strategy)
     assert kept_on_screen(at)[9][1] <= expected.kept_counts[9, 1]
     assert strip(at)[t("plan.by_hand")] == "5"
     move(at, "text_input", "cut", "")
-    other = AppTest.from_file(ROOT / "ui" / "main.py", default_timeout=60)
+    other = AppTest.from_file(ROOT / "pages" / "main.py", default_timeout=60)
     other.query_params |= at.query_params
     assert kept_on_screen(on_page(other, "plan")) == kept_on_screen(at)
     press(at, "save_plan")

@@ -6,12 +6,12 @@ from pruning.errors import PruningError
 from pruning.experiment import Experiment, list_experiments
 from pruning.files import locked
 from pruning.planning.checkpoint_header import CheckpointHeader
+from pruning.planning.planner import plan_from_settings
 from pruning.process import this_process
 from pruning.runs import status
-from pruning.runs.planner import plan_from_settings
 from pruning.settings import resolve
 from tests.planning.examples import random_table, small_config, small_shape
-from ui import plan_saving
+from ui.plan import saving
 from ui.workspace import Measured
 
 TABLE = random_table(small_shape())
@@ -29,7 +29,7 @@ def experiment(tmp_path) -> Experiment:
 
 def save(experiment: Experiment) -> Experiment:
     planned = plan_from_settings(TABLE, resolve({"base_model": "demo", "pruning_ratio": 0.2, "protected_layers": "none"}))
-    return plan_saving._save(Measured(experiment, TABLE), planned)
+    return saving._save(Measured(experiment, TABLE), planned)
 
 
 @pytest.mark.parametrize(("kind", "is_refused"), [("prune", True), ("try", False)])

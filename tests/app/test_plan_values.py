@@ -5,9 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pruning.errors import PruningError
-from pruning.runs.planner import protection_from_settings
+from pruning.planning.planner import protection_from_settings
 from pruning.settings import PLAN_SETTINGS, SETTINGS, resolve
-from ui.plan_values import (
+from ui.plan.values import (
     AUTO,
     HIGHEST_RATIO,
     LARGEST_WEIGHT,

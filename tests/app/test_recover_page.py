@@ -10,9 +10,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from pruning.errors import PruningError
-from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment, read_json, write_json
+from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment
+from pruning.files import read_json, write_json
 from pruning.planning.recovery_cost import recovery_cost
-from pruning.runs import judging, steps
+from pruning.runs import results, steps
 from pruning.runs.jobs import JobQueue
 from pruning.runs.recovery_request import ask_for_cost, cost_asked_for, recovery_asked_for
 from pruning.runs.status import CANCELLED, RUNNING, JobStatus, read_status, this_process, write_status
@@ -32,7 +33,7 @@ def recovered_root(cut_root, tmp_path_factory) -> Path:
     experiment = Experiment.open(root, "first")
     experiment.write_settings(experiment.settings | QUICK)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
+        patch.setattr(results, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
         steps.run("recover", experiment)
     return root
 

@@ -12,7 +12,7 @@ from pruning.settings import SETTINGS
 from ui.translation import Markdown, error_text, plain, t
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXTS = json.loads((ROOT / "ui" / "text" / "en.json").read_text(encoding="utf-8"))
+TEXTS = json.loads((ROOT / "analysis" / "text" / "en.json").read_text(encoding="utf-8"))
 WORD = r"[\w\-]+"
 SOURCES = [ROOT / "app.py", *ROOT.glob("ui/*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("analysis/**/*.py")]
 

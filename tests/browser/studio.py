@@ -1,6 +1,7 @@
 """What a person does in the app, as methods: open a screen, press, read a figure. Waits for what must come, never for time.
 
-Widgets are named by the keys of ui/text/ and found by their text and role in the language of the tab, as a person finds them.
+Widgets are named by the keys of analysis/text/ and found by their text and role in the language of the tab, as a person
+finds them.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, TimeoutError, expect
 
-_TEXT_FOLDER = Path(__file__).resolve().parents[2] / "ui" / "text"
+_TEXT_FOLDER = Path(__file__).resolve().parents[2] / "analysis" / "text"
 _TEXTS = {name: json.loads((_TEXT_FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "zh")}
 _TEXT = _TEXTS["en"]
 _PATHS = {

@@ -21,11 +21,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning import files, settings
 from pruning.errors import Cancelled, PruningError
-from pruning.experiment import Experiment, write_json
+from pruning.experiment import Experiment
 from pruning.export import hugging_face, reload_check
 from pruning.export.bin_file import write_bin
 from pruning.export.gguf_file import write_gguf
-from pruning.export.hugging_face import check_reload, load_trusted, model_card, save_model, write_zip
+from pruning.export.hugging_face import check_reload, model_card, save_model, write_zip
+from pruning.files import write_json
+from pruning.model.architecture.classes import load_trusted
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.shape import ATTENTION, MLP

@@ -10,9 +10,10 @@ from transformers import AutoTokenizer
 import pruning
 from pruning.export.bin_file import write_bin
 from pruning.export.gguf_layout import rope_parameters
-from pruning.export.hugging_face import load_trusted, save_model
+from pruning.export.hugging_face import save_model
 from pruning.export.older_readers import with_older_names
 from pruning.export.streamed_cut import cut_streamed
+from pruning.model.architecture.classes import load_trusted
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import CheckpointHeader
 from tests.export.published_tokenizers import KINDS, TEXTS, write_tokenizer

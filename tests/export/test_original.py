@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning.errors import PruningError
-from pruning.export.hugging_face import check_reload, load_trusted, save_model
+from pruning.export.hugging_face import check_reload, save_model
 from pruning.export.original import Original, OriginalFiles
+from pruning.model.architecture.classes import load_trusted
 from pruning.model.checkpoint import load_tokenizer
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.model.surgery import cut

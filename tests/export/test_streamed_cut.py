@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from pruning.errors import Cancelled, PruningError
-from pruning.export.hugging_face import load_trusted, save_model
+from pruning.export.hugging_face import save_model
 from pruning.export.streamed_cut import cut_streamed, rewrite
+from pruning.model.architecture.classes import load_trusted
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.shape import MLP

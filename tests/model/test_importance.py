@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pruning.errors import Cancelled, PruningError
-from pruning.model.importance import measure, taylor
+from pruning.model.importance import measure_groups, taylor
 from pruning.model.loss import Calibration
 from pruning.planning.shape import ModelShape
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
@@ -120,4 +120,4 @@ def test_cancelling_leaves_no_gradient_and_the_same_weights_in_training():
 def test_an_unknown_method_is_refused_with_the_known_ones():
     model = tiny_model("llama")
     with pytest.raises(PruningError, match=r"no importance method 'magic'; use one of: taylor"):
-        measure("magic", model, shape_of(model), random_ids(2, 8), 1)
+        measure_groups("magic", model, shape_of(model), random_ids(2, 8), 1)

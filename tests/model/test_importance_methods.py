@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.model.importance import IMPORTANCE_METHODS, measure, measure_at_once, passes
+from pruning.model.importance import IMPORTANCE_METHODS, measure_at_once, measure_groups, passes
 from pruning.planning.shape import ModelShape
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
 
@@ -19,7 +19,7 @@ MODELS = [(family, {}) for family in FAMILIES] + [
 
 def scores(method, model, samples, batch_size=BATCH_SIZE) -> np.ndarray:
     shape = ModelShape.from_config(model.config.to_dict())
-    return measure(method, model, shape, samples, batch_size)
+    return measure_groups(method, model, shape, samples, batch_size)
 
 
 def group_slices(layer):
@@ -171,4 +171,4 @@ def test_what_one_pass_gives_both_of_is_what_each_gives_alone(both):
     assert both in passes(IMPORTANCE_METHODS)
     together = measure_at_once(both, model, shape, samples, 2)
     for method, importance in zip(both, together, strict=True):
-        np.testing.assert_allclose(importance, measure(method, model, shape, samples, 2), rtol=1e-6)
+        np.testing.assert_allclose(importance, measure_groups(method, model, shape, samples, 2), rtol=1e-6)

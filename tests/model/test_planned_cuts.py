@@ -8,8 +8,8 @@ from pruning.model.surgery import cut
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
 from pruning.planning.layer_importance import LayerImportance
+from pruning.planning.planner import plan_from_settings
 from pruning.planning.shape import ModelShape
-from pruning.runs.planner import plan_from_settings
 from pruning.settings import resolve
 from tests.tiny_models import FAMILIES, tiny_model
 

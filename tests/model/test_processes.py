@@ -9,9 +9,9 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from analysis.perplexity import perplexity
 from pruning.errors import Cancelled
-from pruning.model import processes, recovery
+from pruning.model import processes, training
+from pruning.model.held_out import perplexity
 from tests.processes import in_two_processes
 from tests.tiny_models import random_ids, tiny_model
 
@@ -31,14 +31,14 @@ def _write_and_read_in_parts(folder: Path) -> None:
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    recovery._write_state(model, folder)
+    training._write_state(model, folder)
     distributed.barrier()
     written = load_file(folder / "trained.safetensors")
     assert written.keys() == whole.keys() and all(torch.equal(written[name], whole[name]) for name in whole)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    recovery._read_state(model, folder)
+    training._read_state(model, folder)
     assert perplexity(model, IDS) == expected
 
 

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.recovery import measured
 from pruning.errors import Cancelled, PruningError
-from pruning.model import reconstruction
-from pruning.model.reconstruction import DAMPING, RepairedMatrix, reconstruct
+from pruning.model import repair
+from pruning.model.repair import DAMPING, RepairedMatrix, reconstruct
 from pruning.model.surgery import cut
 from pruning.planning.kept_indices import input_columns
 from pruning.planning.shape import ATTENTION, MLP
@@ -157,10 +157,10 @@ def test_its_time_is_known_before_and_both_models_stay_as_they_were(removed, mon
     pruned = cut(model, plan)
     before = weights_of(model), weights_of(pruned)
     ran = []
-    monkeypatch.setattr(reconstruction.time, "perf_counter", lambda: float(len(ran)))  # time goes by with the layers that run
+    monkeypatch.setattr(repair.time, "perf_counter", lambda: float(len(ran)))  # time goes by with the layers that run
     for layer in (*model.model.layers, *pruned.model.layers):
         layer.self_attn.register_forward_hook(lambda *_: ran.append(1))
-    estimate = reconstruction.seconds_to_reconstruct(model, pruned, plan, WINDOWS, batch_size=2)
+    estimate = repair.seconds_to_reconstruct(model, pruned, plan, WINDOWS, batch_size=2)
     for one, was in zip((model, pruned), before, strict=True):
         assert all(torch.equal(weight, was[name]) for name, weight in weights_of(one).items())
     at_first, seen = len(ran), []
@@ -171,7 +171,7 @@ def test_its_time_is_known_before_and_both_models_stay_as_they_were(removed, mon
 
 def test_a_matrix_that_is_not_positive_gets_more_damping():
     gram = torch.tensor([[1.0, 3.0], [3.0, 1.0]])  # eigenvalues 4 and -2
-    solution, damping = reconstruction._solve(gram, torch.ones(2, 1), 1.0)
+    solution, damping = repair._solve(gram, torch.ones(2, 1), 1.0)
     assert damping == pytest.approx(10)
     torch.testing.assert_close(solution, torch.full((2, 1), 1 / 14))
 
@@ -194,8 +194,8 @@ def test_half_precision_weights_stay_so():
 
 
 def test_memory_is_one_gram_matrix_and_its_solution_or_one_batch_however_many_tokens():
-    for repair in (*measured([2048, 8192], inputs=2048), *measured([2048], inputs=4096)):
-        assert repair.peak_bytes <= repair.bound_bytes
+    for one in (*measured([2048, 8192], inputs=2048), *measured([2048], inputs=4096)):
+        assert one.peak_bytes <= one.bound_bytes
 
 
 def test_without_room_for_the_hidden_states_nothing_begins(monkeypatch):

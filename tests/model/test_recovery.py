@@ -12,10 +12,10 @@ from peft import PeftModel
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
-from analysis.perplexity import perplexity
 from pruning.errors import Cancelled, PruningError
-from pruning.model.recovery import FULL, LORA, Training, _stay_on, recover, seconds_per_step
+from pruning.model.held_out import perplexity
 from pruning.model.surgery import cut
+from pruning.model.training import FULL, LORA, Training, _stay_on, recover, seconds_per_step
 from pruning.model.training_text import NOT_PREDICTED, TrainingText
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.settings import LORA_TARGETS

@@ -6,20 +6,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pruning.errors import PruningError
-from pruning.planning.allocation import (
-    Floors,
-    Protection,
-    allocate_global,
-    default_cut_range,
-    largest_ratio,
-    name_layers,
-    parse_layers,
-    parse_split,
-    ratio_base,
-    removable,
-)
+from pruning.planning.allocation import Floors, allocate_global, largest_ratio, parse_split, ratio_base, removable
 from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
+from pruning.planning.protection import Protection, default_cut_range, name_layers, parse_layers
 from pruning.planning.shape import GROUP_TYPES, ModelShape
 from tests.planning.examples import LLAMA_3_8B, random_table, small_shape, tables
 

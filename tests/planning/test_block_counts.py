@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.errors import PruningError
-from pruning.planning.allocation import Floors, Protection
+from pruning.planning.allocation import Floors
 from pruning.planning.block_counts import layerwise_counts, plan_from_counts, rounded_up, uniform_counts
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
 from pruning.planning.layer_rates import LayerRates
+from pruning.planning.protection import Protection
 from pruning.planning.shape import ModelShape
 from tests.planning.examples import LLAMA_3_8B, random_table, small_shape
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 
 from pruning.errors import PruningError
+from pruning.plan_from_file import check_floors, plan_from_rows
 from pruning.planning.allocation import Floors
-from pruning.planning.chosen_groups import check_floors, plan_from_rows
 from pruning.planning.plan import PruningPlan
 from tests.planning.examples import plans, random_table, small_shape
 

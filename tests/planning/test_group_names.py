@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.errors import PruningError
-from pruning.planning.group_names import name_groups, parse_groups
-from pruning.planning.groups import GroupIndex
+from pruning.planning.groups import GroupIndex, name_groups, parse_groups
 from tests.planning.examples import shapes, small_shape
 
 GROUPS = GroupIndex(small_shape())  # 4 layers: positions 0-1 attention, 2-7 MLP of layer 0; 8-9, 10-15 of layer 1; ...

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from pruning.errors import PruningError
-from pruning.experiment import read_table, write_csv, write_json
+from pruning.experiment import read_table
+from pruning.files import write_csv, write_json
 from pruning.planning.group_table import COLUMNS, FORMAT_VERSION, GroupTable
 from tests.planning.examples import random_table, small_shape, tables
 

@@ -6,9 +6,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import PruningError
-from pruning.planning.allocation import Floors, Protection
+from pruning.planning.allocation import Floors
 from pruning.planning.block_counts import layerwise_counts, plan_from_counts
 from pruning.planning.layer_rates import layer_rates, layer_weights
+from pruning.planning.protection import Protection
 from pruning.planning.shape import ModelShape
 from tests.planning.examples import LLAMA_3_8B, random_table, shapes
 

@@ -7,8 +7,9 @@ from transformers import AutoTokenizer
 from pruning.experiment import Experiment
 from pruning.export.hugging_face import save_model
 from pruning.model.model_source import DEMO_FOLDER
-from pruning.runs import findings, steps
-from pruning.runs.findings import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED
+from pruning.runs import steps
+from pruning.runs.sensitivity import findings
+from pruning.runs.sensitivity.findings import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED
 from tests.runs.quick_runs import VOCABULARY, new_experiment, quick_settings, write_text
 from tests.tiny_models import tiny_model
 

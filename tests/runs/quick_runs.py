@@ -23,7 +23,7 @@ from pruning.export.hugging_face import save_model
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.process import is_alive
 from pruning.runs import jobs
-from pruning.runs.report import RunReport
+from pruning.runs.progress import RunReport
 from pruning.runs.status import JobStatus, last_written, request_cancel
 from pruning.settings import resolve
 from tests.tiny_models import tiny_model

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from pruning.errors import PruningError
-from pruning.experiment import Experiment, write_json
+from pruning.experiment import Experiment
+from pruning.files import write_json
+from pruning.plan_from_file import plan_from_file
 from pruning.planning.checkpoint_header import CheckpointHeader
-from pruning.runs.chosen_plan import plan_from_file
-from pruning.runs.planner import plan_from_settings
+from pruning.planning.planner import plan_from_settings
 from pruning.settings import resolve
 from tests.planning.examples import random_table, small_config, small_shape
 

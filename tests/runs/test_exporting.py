@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from analysis import size
 from pruning import files
 from pruning.__main__ import main
 from pruning.errors import Cancelled, PruningError
@@ -21,8 +20,10 @@ from pruning.experiment import Experiment
 from pruning.export import formats, reload_check
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.plan import PruningPlan
-from pruning.runs import exporting, steps
+from pruning.runs import export as export_step
+from pruning.runs import steps
 from pruning.runs.export_request import ExportRequest
+from pruning.words import readable_size
 from tests.runs.quick_runs import files_of, save_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ def test_a_streamed_cut_is_described_checked_and_carded(cut_by_stream):
 
 @pytest.mark.parametrize("bound", ["_EASILY", "_AT_MOST"])
 def test_a_model_too_large_for_memory_is_checked_by_its_headers(cut_by_stream, tmp_path, monkeypatch, capsys, bound):
-    monkeypatch.setattr(f"pruning.runs.streaming.{bound}", 0)
+    monkeypatch.setattr(f"pruning.runs.streamed.{bound}", 0)
     source, plan = cut_by_stream / "source", cut_by_stream / "plan.json"
     assert main(["apply", "--stream", *where(tmp_path, "large"), f"--base_model={source}", f"--plan={plan}"]) == 0
     experiment = Experiment.open(tmp_path, "large")
@@ -168,7 +169,7 @@ def test_a_target_that_exists_and_a_name_with_a_slash_are_refused(experiment, tm
 def test_the_card_of_an_upload_lists_the_files_of_this_upload(experiment, same_process, monkeypatch):
     uploads = []
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(exporting, "push", lambda *args: uploads.append(args))
+    monkeypatch.setattr(export_step, "push", lambda *args: uploads.append(args))
     assert export(experiment, "--push=a/b", "--format=bin") == 0
     assert export(experiment, "--push=a/b", "--format=hf") == 0
     (with_bin, without) = ((card, [file.name for file in files]) for _, _, _, card, files, _ in uploads)
@@ -178,10 +179,10 @@ def test_the_card_of_an_upload_lists_the_files_of_this_upload(experiment, same_p
 
 def test_a_check_that_does_not_fit_into_memory_is_refused_before_anything_is_made(experiment, monkeypatch, capsys):
     parameters = CheckpointHeader.read(experiment.model_folder).shape.parameters
-    monkeypatch.setattr(exporting.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
+    monkeypatch.setattr(export_step.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     for name in ("bin", "hf-float16"):
         assert export(experiment, f"--format={name}") == 2
-        assert f"{size.readable(2 * 4 * parameters)} needed, 10 B free" in one_sentence(capsys)
+        assert f"{readable_size(2 * 4 * parameters)} needed, 10 B free" in one_sentence(capsys)
         assert not experiment.has(formats.file_of(name)) and not experiment.leftovers()
     assert export(experiment, "--format=hf") == 0  # needs no model
 
@@ -229,7 +230,7 @@ def test_a_cancelled_export_leaves_nothing(experiment, same_process, monkeypatch
     def stop(*args):
         raise Cancelled
 
-    monkeypatch.setattr(exporting, check, stop)
+    monkeypatch.setattr(export_step, check, stop)
     with pytest.raises(Cancelled):
         steps.run("export", experiment)
     assert not {path.name for path in experiment.folder.iterdir() if "model" in path.name} - before
@@ -268,9 +269,9 @@ def test_a_file_that_llama_cpp_reads_differently_is_not_offered(experiment, monk
 
 KILLED = """
 import os, signal, sys
-from pruning.runs import exporting
+from pruning.runs import export
 from pruning.__main__ import main
-exporting.check_file = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+export.check_file = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 main(sys.argv[1:])
 """
 

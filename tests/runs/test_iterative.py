@@ -7,17 +7,17 @@ from pruning.__main__ import main
 from pruning.errors import PruningError
 from pruning.model.calibration import CALIBRATION, draw_samples, load_corpus
 from pruning.model.checkpoint import load, open_checkpoint
-from pruning.model.importance import IMPORTANCE_METHODS, measure
+from pruning.model.importance import IMPORTANCE_METHODS, measure_groups
 from pruning.model.masking import masked
 from pruning.model.surgery import cut
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
+from pruning.planning.planner import plan_from_settings
+from pruning.planning.rounds import plan_in_rounds
 from pruning.planning.shape import ATTENTION, MLP, ModelShape
 from pruning.runs import steps
-from pruning.runs.iterative import plan_in_rounds
-from pruning.runs.planner import plan_from_settings
 from pruning.settings import STRATEGIES, resolve
 from tests.planning.examples import random_table, small_shape
 from tests.runs.quick_runs import new_experiment, quick_settings
@@ -33,8 +33,8 @@ def test_groups_matter_as_much_in_the_masked_model_as_in_the_cut_one(family, met
     plan = plan_without(model, REMOVED)
     samples = random_ids(6, 12)
     with masked(model, plan):
-        found = measure(method, model, plan.shape, samples, 2)
-    expected = measure(method, cut(model, plan), plan.shape_after, samples, 2)
+        found = measure_groups(method, model, plan.shape, samples, 2)
+    expected = measure_groups(method, cut(model, plan), plan.shape_after, samples, 2)
     np.testing.assert_allclose(found[plan.kept], expected, rtol=2e-3, atol=1e-9)
 
 
@@ -53,7 +53,7 @@ def cut_again_and_again(settings: dict, rounds: int) -> PruningPlan:
     original, parameters, left = shape, shape.parameters, np.arange(GroupIndex(shape).size)
     for number in range(1, rounds + 1):
         target = parameters * settings["pruning_ratio"] * number / rounds
-        table = GroupTable(shape, measure("taylor", model, shape, samples, 2), {})
+        table = GroupTable(shape, measure_groups("taylor", model, shape, samples, 2), {})
         ratio = (target - (parameters - shape.parameters)) / shape.parameters
         plan = plan_from_settings(table, settings | {"pruning_ratio": ratio}).plan
         left, model = left[plan.kept], cut(model, plan)

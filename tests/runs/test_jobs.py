@@ -327,7 +327,7 @@ def test_cancelling_what_does_not_run_leaves_no_trace(queue, make):
 def test_a_run_of_another_process_can_be_cancelled_too(queue, make):
     """The command line's runs are in no queue; the page cancels them through their folder."""
     from pruning.errors import Cancelled
-    from pruning.runs.report import RunReport
+    from pruning.runs.progress import RunReport
 
     experiment = make()
     with pytest.raises(Cancelled), RunReport(experiment, "global") as report, report.step("gradients", 4, "samples"):

@@ -14,9 +14,12 @@ from pruning.experiment import Experiment
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.model.surgery import cut
 from pruning.planning.shape import ATTENTION, MLP
-from pruning.runs import findings, judging, learning, loading, steps
-from pruning.runs.findings import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED, Finding
-from pruning.runs.learning_plans import protected_and_not, split_plans
+from pruning.runs import steps
+from pruning.runs.context import load_held_out, warm_model
+from pruning.runs.sensitivity import findings
+from pruning.runs.sensitivity import run as sensitivity
+from pruning.runs.sensitivity.findings import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED, Finding
+from pruning.runs.sensitivity.plans import protected_and_not, split_plans
 from pruning.runs.status import read_status, request_cancel
 
 OPTIONS = {
@@ -56,7 +59,7 @@ def loaded(measured):
 
 @pytest.fixture
 def windows(measured, loaded) -> torch.Tensor:
-    return judging.load_held_out(measured.settings | {"eval_windows": WINDOWS}, loaded).windows
+    return load_held_out(measured.settings | {"eval_windows": WINDOWS}, loaded).windows
 
 
 @torch.no_grad()
@@ -179,7 +182,7 @@ def test_after_training_both_scenarios_are_the_trained_models_that_were_cut(expe
 
 def test_what_is_trained_leaves_the_loaded_model_as_it_was(experiment, loaded):
     find_out(experiment, TRAINED)
-    warm = loading.warm_model(open_checkpoint(experiment.settings["base_model"]), experiment.settings).model
+    warm = warm_model(open_checkpoint(experiment.settings["base_model"]), experiment.settings).model
     for (name, ours), theirs in zip(warm.named_parameters(), loaded.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0, msg=name)
 
@@ -225,7 +228,7 @@ def test_the_other_experiments_end(experiment, loaded, windows):
 
 @pytest.mark.parametrize("kind", [LAYERS, PROTECTION])
 def test_one_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(measured, experiment, monkeypatch, kind):
-    keep = learning._Run.keep
+    keep = sensitivity._Run.keep
 
     def cancel_after_some(run, *points, **changes):
         keep(run, *points, **changes)
@@ -233,7 +236,7 @@ def test_one_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(measure
             request_cancel(experiment)
 
     with monkeypatch.context() as patched:
-        patched.setattr(learning._Run, "keep", cancel_after_some)
+        patched.setattr(sensitivity._Run, "keep", cancel_after_some)
         with pytest.raises(Cancelled):
             find_out(experiment, kind)
     wanted = asked(experiment, kind)
@@ -248,7 +251,7 @@ def test_one_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(measure
 
 def test_what_was_found_is_not_measured_again(experiment, monkeypatch):
     first = find_out(experiment, SPLIT)
-    monkeypatch.setattr(learning, "window_losses", None)
+    monkeypatch.setattr(sensitivity, "window_losses", None)
     assert find_out(experiment, SPLIT) == first
     assert find_out(experiment.branch(), SPLIT) == first
 

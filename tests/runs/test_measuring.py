@@ -6,7 +6,9 @@ import pytest
 
 from pruning.errors import PruningError
 from pruning.experiment import LAYERS_FILE, TABLE_FILE, Experiment
-from pruning.runs import loading, steps
+from pruning.runs import measure as measure_step
+from pruning.runs import steps
+from pruning.runs.context import _warm
 from pruning.runs.status import read_status
 from tests.runs.quick_runs import new_experiment, quick_settings
 
@@ -35,7 +37,7 @@ def measure(tmp_path_factory, model_folder, text):
 
 
 def test_the_same_measurement_is_taken_over_without_loading_the_weights(measure, monkeypatch):
-    monkeypatch.setattr(steps, "warm_model", lambda *_: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(measure_step, "warm_model", lambda *_: pytest.fail("the weights were loaded"))
     again, log = measure("again", pruning_ratio=0.02, freeze_top_n_layers=1)  # of the plan: no matter for measuring
     for name in (TABLE_FILE, SIDECAR, LAYERS_FILE):
         assert again.path(name).read_bytes() == measure.first.path(name).read_bytes()
@@ -124,6 +126,6 @@ def test_a_limited_range_scores_its_layers_only(measure):
 
 def test_the_model_is_kept_for_the_next_job(measure):
     measure("warm-1", seed=21)
-    (kept,) = loading._warm.values()
+    (kept,) = _warm.values()
     measure("warm-2", seed=22)
-    assert list(loading._warm.values()) == [kept]
+    assert list(_warm.values()) == [kept]

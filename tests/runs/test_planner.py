@@ -9,13 +9,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import PruningError
-from pruning.planning.group_names import name_groups, parse_groups
 from pruning.planning.group_table import GroupTable
-from pruning.planning.groups import GroupIndex
+from pruning.planning.groups import GroupIndex, name_groups, parse_groups
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
-from pruning.planning.shape import ModelShape
-from pruning.runs.planner import (
+from pruning.planning.planner import (
     Planned,
     check_plan_settings,
     largest_ratio_for,
@@ -23,6 +21,7 @@ from pruning.runs.planner import (
     needs_layer_importance,
     plan_from_settings,
 )
+from pruning.planning.shape import ModelShape
 from pruning.settings import resolve
 from tests.planning.examples import LLAMA_3_8B, random_table, shapes, small_shape
 

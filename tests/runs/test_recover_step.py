@@ -10,7 +10,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer
 
-from analysis.perplexity import HeldOutText, perplexity
 from pruning import experiment as experiment_files
 from pruning.errors import Cancelled, PruningError
 from pruning.experiment import (
@@ -23,17 +22,20 @@ from pruning.experiment import (
     Experiment,
 )
 from pruning.export.hugging_face import save_model
+from pruning.files import write_json
 from pruning.model.calibration import CALIBRATION, draw_samples, load_corpus, windows_left_out
 from pruning.model.checkpoint import load, open_checkpoint
+from pruning.model.held_out import HeldOutText, perplexity
 from pruning.model.model_source import DEMO_FOLDER
-from pruning.model.reconstruction import reconstruct
+from pruning.model.repair import reconstruct
 from pruning.model.surgery import cut
-from pruning.runs import judging, recovering, recovery_job, steps
+from pruning.runs import recover, results, steps, train
+from pruning.runs.context import load_held_out
 from pruning.runs.jobs import JobQueue
-from pruning.runs.recovering import training_data
+from pruning.runs.progress import RunReport
 from pruning.runs.recovery_request import ask_for_cost, ask_to_recover
-from pruning.runs.report import RunReport
 from pruning.runs.status import CANCEL_FILE, read_status, request_cancel
+from pruning.runs.train import training_data
 from pruning.settings import LORA_TARGETS, resolve
 from tests.runs.quick_runs import (
     VOCABULARY,
@@ -63,7 +65,7 @@ def cut_experiment(tmp_path_factory, model_folder, text) -> Experiment:
 
 def do_not_check(patch: pytest.MonkeyPatch) -> None:
     """Spares the fresh process that loads a saved model, where that is not what a test is about."""
-    patch.setattr(judging, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
+    patch.setattr(results, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
 
 
 @pytest.fixture
@@ -210,9 +212,9 @@ def test_a_second_recovery_that_fails_leaves_the_first_as_it_was(trained, monkey
     if place == "training":
         at_step(monkeypatch, 3, happens)
     elif place == "evaluation":
-        monkeypatch.setattr(recovery_job, "continue_text", happens)
+        monkeypatch.setattr(recover, "continue_text", happens)
     else:
-        monkeypatch.setattr(judging, "check_reload", happens)
+        monkeypatch.setattr(results, "check_reload", happens)
     with pytest.raises((PruningError, KeyboardInterrupt)):
         steps.run("recover", trained)
     assert result_of(trained) == before and trained.is_saved
@@ -278,7 +280,7 @@ def test_a_second_training_that_is_cancelled_when_it_is_no_better_leaves_the_fir
     before = result_of(trained)
     with monkeypatch.context() as patch:
         at_step(patch, 1, request_cancel)
-        patch.setattr(recovering, "perplexity", lambda *_: 1e6)  # of every state: none is better than the first, step 0
+        patch.setattr(train, "perplexity", lambda *_: 1e6)  # of every state: none is better than the first, step 0
         with pytest.raises(Cancelled):
             steps.run("recover", trained)
     assert result_of(trained) == before and unfinished(trained)["state"] == "stopped"
@@ -340,7 +342,7 @@ def test_a_stopped_training_is_given_up_only_when_that_is_said(experiment, monke
 def test_what_was_measured_of_the_unpruned_model_outlives_a_stopped_training(experiment, monkeypatch):
     metrics = experiment.metrics()
     metrics["perplexity"].pop("before")
-    experiment_files.write_json(experiment.path("metrics.json"), metrics)
+    write_json(experiment.path("metrics.json"), metrics)
     with monkeypatch.context() as patch:
         at_step(patch, 5, is_killed)
         with pytest.raises(KeyboardInterrupt):
@@ -367,14 +369,14 @@ def test_cancelled_it_saves_the_best_so_far(experiment, monkeypatch):
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_cancel_is_heard_during_an_evaluation(experiment, monkeypatch):
-    measured = recovering.perplexity
+    measured = train.perplexity
 
     def cancel_the_third(model, windows, batch_size, on_progress):
         if unfinished(experiment)["points"][-1]["step"] == 2:
             request_cancel(experiment)
         return measured(model, windows, batch_size, on_progress)
 
-    at_step(monkeypatch, 2, lambda _: monkeypatch.setattr(recovering, "perplexity", cancel_the_third))
+    at_step(monkeypatch, 2, lambda _: monkeypatch.setattr(train, "perplexity", cancel_the_third))
     with pytest.raises(Cancelled):
         steps.run("recover", experiment)
     assert recovery_of(experiment)["state"] == "cancelled" and experiment.is_saved
@@ -426,7 +428,7 @@ def test_a_check_that_fails_leaves_the_cut_model(experiment, monkeypatch):
     def fails(*_):
         raise PruningError("export_mismatch", difference=1.0)
 
-    monkeypatch.setattr(judging, "check_reload", fails)
+    monkeypatch.setattr(results, "check_reload", fails)
     with pytest.raises(PruningError, match="logits"):
         steps.run("recover", experiment)
     torch.testing.assert_close(logits(loaded(experiment.model_folder).model), base)
@@ -439,7 +441,7 @@ def test_nothing_is_said_of_a_model_that_could_not_be_saved(experiment, monkeypa
         raise PruningError("export_mismatch", difference=1.0)
 
     experiment.write_settings(experiment.settings | asked)
-    monkeypatch.setattr(judging, "check_reload", fails)
+    monkeypatch.setattr(results, "check_reload", fails)
     with pytest.raises(PruningError, match="logits"):
         steps.run("recover", experiment)
     metrics = experiment.metrics()
@@ -568,8 +570,8 @@ def test_text_that_is_learned_and_judged_by_is_said_to_be(experiment, text, tmp_
 def test_where_all_windows_are_reported_some_of_the_training_text_are_set_aside(experiment):
     model = loaded(experiment.model_folder)
     settings = experiment.settings | {"eval_windows": 0}
-    whole = training_data(experiment.settings, model, judging.load_held_out(experiment.settings, model)).text
-    data = training_data(settings, model, judging.load_held_out(settings, model))
+    whole = training_data(experiment.settings, model, load_held_out(experiment.settings, model)).text
+    data = training_data(settings, model, load_held_out(settings, model))
     assert (len(data.text), len(data.validation)) == (18, 2) and "set aside" in data.validation_key
     torch.testing.assert_close(torch.cat([data.text.input_ids, data.validation]), whole.input_ids)
 

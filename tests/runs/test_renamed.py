@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pruning.experiment import TABLE_FILE, Experiment, read_json
-from pruning.runs import findings, steps, trials
-from pruning.runs.findings import INSIDE
+from pruning.experiment import TABLE_FILE, Experiment
+from pruning.files import read_json
+from pruning.runs import steps, trials
 from pruning.runs.recovery_request import OF_TRAINING, ask_for_cost, ask_to_recover, cost_asked_for, recovery_asked_for
+from pruning.runs.sensitivity import findings
+from pruning.runs.sensitivity.findings import INSIDE
 from pruning.runs.status import create_experiment, read_status, write_status
 from pruning.runs.trials import JUDGED_BY, Waiting
 from pruning.settings import plan_settings

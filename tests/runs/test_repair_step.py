@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from analysis.perplexity import HeldOutText, perplexity
 from pruning.errors import Cancelled
 from pruning.experiment import REPAIR_FILE
 from pruning.model.calibration import CALIBRATION, load_corpus
 from pruning.model.checkpoint import load, open_checkpoint
+from pruning.model.held_out import HeldOutText, perplexity
 from pruning.runs import steps
-from pruning.runs.report import RunReport
+from pruning.runs.progress import RunReport
 from pruning.runs.status import request_cancel
 from pruning.settings import resolve
 from tests.runs.quick_runs import new_experiment, quick_settings

@@ -13,9 +13,10 @@ import torch
 
 from pruning.errors import Cancelled, PruningError
 from pruning.experiment import Experiment
+from pruning.planning.planner import plan_from_settings
 from pruning.process import start_of
 from pruning.runs import steps
-from pruning.runs.report import RunReport, as_pruning_error
+from pruning.runs.progress import RunReport, as_pruning_error
 from pruning.runs.status import STEPS, JobStatus, read_status, request_cancel, state_of, this_process, write_status
 from tests.runs.quick_runs import new_experiment, quick_settings
 
@@ -251,7 +252,7 @@ def test_the_app_s_two_jobs_do_what_the_one_of_the_command_line_does(tmp_path, m
     steps.run("global", at_once)
     steps.run("measure", in_two)
     table = in_two.read_table()
-    in_two.write_plan(steps.plan_from_settings(table, settings).plan, table)
+    in_two.write_plan(plan_from_settings(table, settings).plan, table)
     steps.run("prune", in_two)
     for name in ("global_group_table.csv", "groups_to_prune.csv", "plan.json", "pruning_analysis.csv", "samples.json"):
         assert in_two.path(name).read_bytes() == at_once.path(name).read_bytes()

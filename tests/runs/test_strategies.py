@@ -7,8 +7,8 @@ import pytest
 
 from pruning.__main__ import main
 from pruning.experiment import LAYERS_FILE, TABLE_FILE, Experiment
-from pruning.runs import steps
-from pruning.runs.planner import plan_from_settings
+from pruning.planning.planner import plan_from_settings
+from pruning.runs import cut, steps
 from pruning.settings import SETTINGS, resolve
 from tests.runs.quick_runs import new_experiment, save_tiny_model
 from tests.tiny_models import FAMILIES
@@ -45,8 +45,8 @@ def assert_same(one: Experiment, other: Experiment, names) -> None:
 @pytest.fixture(autouse=True)
 def neither_text_nor_picture(monkeypatch):
     """What the models write and the plan as a picture are of no matter here, and take most of the time."""
-    monkeypatch.setattr(steps, "continue_text", lambda *_: "")
-    monkeypatch.setattr(steps, "save_plan_picture", lambda *_: None)
+    monkeypatch.setattr(cut, "continue_text", lambda *_: "")
+    monkeypatch.setattr(cut, "save_plan_picture", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from pruning.errors import Cancelled
 from pruning.experiment import Experiment
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.model.surgery import cut
-from pruning.runs import judging, steps, trying
-from pruning.runs.planner import plan_from_settings
+from pruning.planning.planner import plan_from_settings
+from pruning.runs import steps, try_plans
+from pruning.runs.context import load_held_out
 from pruning.runs.status import read_status, request_cancel
 from pruning.runs.trials import (
     JUDGED_BY,
@@ -39,13 +40,13 @@ def experiment(measured) -> Experiment:
 def evaluations(monkeypatch) -> list:
     """Grows by one with each perplexity that is computed."""
     done = []
-    compute = trying.perplexity
+    compute = try_plans.perplexity
 
     def counted(*arguments, **options):
         done.append(1)
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(trying, "perplexity", counted)
+    monkeypatch.setattr(try_plans, "perplexity", counted)
     return done
 
 
@@ -80,7 +81,7 @@ def test_a_preview_is_the_perplexity_of_the_model_that_would_be_cut(experiment):
     whole, trial = attempt(experiment, wanted)
     settings = experiment.settings
     loaded = load(open_checkpoint(settings["base_model"]), settings)
-    windows = judging.load_held_out(settings, loaded).windows
+    windows = load_held_out(settings, loaded).windows
     assert whole.perplexity == pytest.approx(perplexity_by_hand(loaded.model, windows), rel=1e-5)
     plan = plan_from_settings(experiment.read_table(), settings | wanted).plan
     pruned = cut(loaded.model, plan)
@@ -138,7 +139,7 @@ def test_points_that_cannot_be_reached_carry_the_reason(experiment, evaluations)
 
 def test_a_sweep_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(experiment, evaluations, monkeypatch):
     wanted = points(experiment, 0.01, 0.02, 0.03, 0.04)
-    say = trying._say
+    say = try_plans._say
 
     def cancel_after_two(report, trial):
         say(report, trial)
@@ -146,7 +147,7 @@ def test_a_sweep_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(exp
             request_cancel(experiment)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trying, "_say", cancel_after_two)
+        patched.setattr(try_plans, "_say", cancel_after_two)
         with pytest.raises(Cancelled):
             attempt(experiment, *wanted)
     kept = read_trials(experiment)

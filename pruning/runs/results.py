@@ -1,0 +1,147 @@
+"""What a run records of a model: its perplexity on held-out text, and its folder, saved and checked."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import PruningError
+from ..experiment import CARD_FILE, PLAN_FILE, Experiment, write_whole
+from ..export.hugging_face import check_reload, model_card, save_model
+from ..export.original import Original
+from ..export.own_code import portable
+from ..model.checkpoint import LoadedModel
+from ..model.held_out import HeldOutText, perplexity
+from ..planning.checkpoint_header import CheckpointHeader, TensorHeader
+from ..planning.matrices import actual_matrix_table, checks, other_tensors
+from ..planning.plan import PruningPlan
+from .context import saved_dtype
+from .export import check_windows, checked
+from .progress import RunReport
+
+
+def record_perplexity(
+    experiment: Experiment, report: RunReport, stage: str, model: PreTrainedModel, text: HeldOutText, settings: dict
+) -> None:
+    """Measures the perplexity of a stage (before, after, repaired, recovered) and writes it to metrics.json."""
+    # No backward pass here: twice the windows fit, and a person who runs out of memory has one number to lower.
+    batch_size = 2 * settings["gradient_batch_size"]
+    value = perplexity(model, text.windows, batch_size, on_progress=report.progress)
+    basis = text.basis
+    experiment.record_perplexity(stage, basis, _finite(value))
+    report.say(f"    perplexity {stage}: {value:.2f} ({basis['dataset']}, seq {basis['seq_len']}, {basis['windows']} windows)")
+
+
+def was_measured(experiment: Experiment, stage: str, text: HeldOutText) -> bool:
+    """Whether metrics.json holds the perplexity of a stage, on this text."""
+    metrics = experiment.metrics()
+    return stage in metrics.get("perplexity", {}) and metrics.get("basis") == text.basis
+
+
+def save_and_check(
+    experiment: Experiment,
+    report: RunReport,
+    loaded: LoadedModel,
+    model: PreTrainedModel,
+    settings: dict,
+    plan: PruningPlan | None = None,
+    changed: Iterable[str] = (),
+) -> None:
+    """Writes `model/`, loads it again in a fresh process and compares it with `model` and with the files of `loaded`; its card,
+    written last, says that it passed.
+
+    `plan` cut what was loaded (None: it is cut already); `changed` names weights of `model` that were repaired or trained.
+    """
+    folder = experiment.model_folder
+    with report.step("save", unit="bytes"):
+        dtype, shard = saved_dtype(loaded, settings), settings["max_shard_size"]
+        tokenizer = portable_tokenizer(report, loaded.tokenizer)
+        save_model(model, tokenizer, folder, shard, dtype, report.progress, loaded.header.folder)
+        report.say("    loading it again in a fresh process")
+        original = Original(loaded.header.folder, plan, frozenset(changed), loaded.model.dtype)
+        check = check_reload(folder, model, tokenizer, check_windows(settings, loaded.header), original)
+        report.check_cancelled()
+        weight_bytes = CheckpointHeader.read(folder).weight_bytes
+        experiment.forget_exports()  # of the model that stood here before
+        experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
+        write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
+        write_whole(folder / CARD_FILE, model_card(experiment))
+        report.say(f"    {checked(check)}")
+
+
+def portable_tokenizer(report: RunReport, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
+    """The tokenizer as an export brings it; None, which is said, where it cannot do without code of its model."""
+    found = portable(tokenizer)
+    if found is None:
+        report.say("    the tokenizer needs code of the model, which is not passed on: take it from where the model came from")
+    return found
+
+
+def round_as_saved(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Rounds a model's parameters to what files of `dtype` can hold, so that what is judged is what is saved."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).to(parameter.dtype)
+
+
+def _finite(value: float) -> float | None:
+    return value if value != float("inf") else None
+
+
+def say_plan(report: RunReport, plan: PruningPlan) -> None:
+    attention, mlp = plan.removed_parameters.sum(axis=0)
+    report.say(f"    {plan.actual_ratio:.2%} of all parameters go: attention {attention:,}, MLP {mlp:,}")
+
+
+def say_empty_layers(report: RunReport, plan: PruningPlan) -> None:
+    if not plan.remove_empty_layers:
+        report.skip("empty_layers")
+        return
+    with report.step("empty_layers"):
+        gone = plan.shape.num_layers - len(plan.kept_layers)
+        report.say(f"    {gone} layers removed, {len(plan.kept_layers)} left")
+
+
+def describe_cut(
+    experiment: Experiment,
+    report: RunReport,
+    source: CheckpointHeader,
+    before: CheckpointHeader,
+    after_cut: CheckpointHeader,
+    plan: PruningPlan,
+    dtype: torch.dtype,
+) -> pd.DataFrame:
+    """Records sizes and ratio, and returns the table of every matrix before and after.
+
+    `source` are the files, `before` and `after_cut` the tensors held against each other, `dtype` what is saved.
+    """
+    with report.step("statistics"):
+        matrices = actual_matrix_table(before, after_cut, plan)
+        after = plan.shape_after.parameters
+        experiment.update_metrics(
+            fingerprint=source.fingerprint,
+            parameters={"before": plan.shape.parameters, "after": after},
+            ratio={
+                "target": plan.settings.get("pruning_ratio"),
+                "target_basis": plan.target_basis,
+                "actual": plan.actual_ratio,
+            },
+            size_bytes={"before": source.weight_bytes, "after": after * dtype.itemsize},
+        )
+        others = other_tensors(after_cut, plan)
+        failed = [check.key for check in checks(plan, matrices, others) if not check.passed]
+        report.say(f"    {plan.shape.parameters:,} -> {after:,} parameters ({plan.actual_ratio:.2%} removed)")
+        if failed:
+            raise PruningError("unexpected", reason=f"the cut does not keep its promises: {', '.join(failed)}")
+    return matrices
+
+
+def header_of(model: PreTrainedModel, loaded: LoadedModel) -> CheckpointHeader:
+    """What the files of a model in memory hold or will hold."""
+    dtype = loaded.saved_dtype
+    tensors = {
+        name: TensorHeader(str(dtype), tuple(tensor.shape), Path(), 0, tensor.numel() * dtype.itemsize)
+        for name, tensor in model.named_parameters()
+    }
+    return CheckpointHeader(Path(), model.config.to_dict(), tensors, ())

@@ -1,0 +1,37 @@
+"""Chapter 6: what each score sees, and which of them foresaw what a cut does to a layer (experiment 1)."""
+
+import streamlit as st
+
+from analysis import charts, sensitivity
+from pruning.planning.shape import MLP
+from pruning.runs.sensitivity.findings import BOTH, KINDS, LAYERS
+from ui.importance import methods
+from ui.learn import measure
+from ui.learn.frame import Lesson, measured, try_importance
+from ui.page_frame import chart
+from ui.translation import t, words
+
+
+def show(about: Lesson) -> None:
+    st.markdown(t("learn.scores.idea"))
+    st.markdown("\n".join(f"- `{method}`: {t(f'method.{method}.sees')}" for method in methods.METHODS))
+    if measured(about) is None:
+        return
+    share = st.slider(t("learn.scores.share"), 0.1, 0.9, 0.25, 0.05, format="percent", key="learn_share")
+    found = measure.finding(about, LAYERS, share=share)
+    if found is None:
+        return
+    chart(charts.layer_sensitivity(found, words), "sensitivity", t("learn.scores.alt"))
+    kind = st.segmented_control(
+        t("learn.group.kind"),
+        tuple(KINDS),
+        default=MLP,
+        format_func=lambda k: t(f"chart.kind.{k}"),
+        required=True,
+        key="learn_foresight",
+    )
+    ranked = measure.finding(about, LAYERS, share=share, kinds=[BOTH]) if kind == BOTH else found
+    if ranked is not None:
+        chart(charts.foresight(ranked, kind, words), "foresight", t("learn.scores.foresight.alt"))
+    st.markdown(t("learn.scores.text", **sensitivity.layer_numbers(found)))
+    try_importance(about, "scores", "methods")
