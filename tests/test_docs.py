@@ -1,0 +1,50 @@
+"""What docs/ names exists: files, sections that code refers to, links."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+FOLDERS = "analysis|assets|benchmarks|pages|pruning|tests|ui"
+CODE = sorted(file for folder in FOLDERS.split("|") for file in (ROOT / folder).rglob("*.py"))
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"^#+ (.*)", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """The name that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page):
+    named = re.findall(rf"`((?:{FOLDERS})/[\w./*-]*|app\.py)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not any(ROOT.glob(name.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_somewhere(page):
+    for target, place in re.findall(r"\]\(([\w./]+\.md)?(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+        file = (page.parent / target).resolve() if target else page
+        assert file.is_file(), (page.name, target)
+        assert not place or place in map(anchor, re.findall(r"^#+ (.*)", file.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_sections_that_code_refers_to_are_there():
+    numbers = {heading.partition(".")[0] for heading in headings("methods.md")}
+    referred = [
+        (file.name, page, section)
+        for file in CODE
+        for page, section in re.findall(r"(methods|decisions)\.md,? (section \d|\w+)", file.read_text(encoding="utf-8"))
+        if file != Path(__file__)
+    ]
+    assert any(page == "methods" and section.startswith("section") for _, page, section in referred)
+    for file, page, section in referred:
+        if section.startswith("section "):
+            assert page == "methods" and section.removeprefix("section ") in numbers, (file, section)
+        elif page == "decisions":
+            assert section in headings("decisions.md"), (file, section)
