@@ -108,8 +108,8 @@ MESSAGES = {
     "be cut. Raise the ratio, or lower min_kv_groups, min_mlp_channels or mlp_multiple.",
     "uniform_needs_all_groups": "The table has no score for {missing:,} groups, so uniform cannot cut every layer alike. Use a "
     "table of all layers, or global or layer.",
-    "learn_needs_all_groups": "The table has no score for {missing:,} groups. The experiments cut every "
-    "layer: measure all of them.",
+    "learn_needs_all_groups": "The table has no score for {missing:,} groups. Sensitivity measurements "
+    "cut every layer: measure all of them.",
     "scores_edited": "{path}: {rows:,} rows have a score that is not importance / cost; the score counts.",
     "split": "`pruning_distribution` is {value!r}; write auto, or attention:MLP shares such as 2:8.",
     "split_auto": "`pruning_distribution` is auto, which only `global` knows; write attention:MLP shares such as 2:8.",
@@ -181,14 +181,14 @@ MESSAGES = {
     "disk_full": "There is not enough space under {folder}: {needed} needed, {free} free. Free some space and try again.",
     "disk_write": "{path} could not be written: {reason}. Nothing was left behind.",
     "disk_delete": "{path} could not be deleted: {reason}. What is left of it can be deleted by hand.",
-    "export_mismatch": "The exported model does not give the logits of the pruned model (largest difference {difference:.2e}); "
+    "export_mismatch": "The exported model does not give the logits of the cut model (largest difference {difference:.2e}); "
     "it is not offered for download.",
     "export_not_original": "The exported model is not what the plan leaves of the original files: {fault}. It is not offered "
     "for download.",
     "export_foreign": "{folder} holds what this program did not write: {found}. It is not passed on. Remove it, or cut again.",
     "export_memory": "Checking this format does not fit into memory: {needed} needed, {free} free. Free some memory, or take "
     "the saved folder as it is.",
-    "export_llama_cpp": "llama.cpp reads the exported file differently: it goes on as the pruned model for {equal} of {tokens} "
+    "export_llama_cpp": "llama.cpp reads the exported file differently: it continues as the cut model for {equal} of {tokens} "
     "tokens only. The file is not offered for download.",
     "export_reload": "The exported model could not be loaded again in a fresh process: {reason}",
     # formats

@@ -1,5 +1,6 @@
 """What docs/ names exists: files, sections that code refers to, links."""
 
+import json
 import re
 from pathlib import Path
 
@@ -48,3 +49,36 @@ def test_sections_that_code_refers_to_are_there():
             assert page == "methods" and section.removeprefix("section ") in numbers, (file, section)
         elif page == "decisions":
             assert section in headings("decisions.md"), (file, section)
+
+
+# the glossary ---------------------------------------------------------------------------------------------------------
+
+# What the screens called things that have one name now.
+FORMER_WORDS = {"en": ("preview", "KV group", "fine-tun", "lesson", "finding"), "zh": ("预览", "微调", "计算剪枝率")}
+
+
+def glossary() -> list[list[str]]:
+    """The cells of each word's row: English, Chinese, meaning, place in the code."""
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return rows[2:]  # below the head and its line
+
+
+def sentences(language: str) -> str:
+    [catalogue] = ROOT.glob(f"*/**/{language}.json")
+    return "\n".join(json.loads(catalogue.read_text(encoding="utf-8")).values())
+
+
+def test_the_glossary_has_one_row_for_each_of_at_most_40_words():
+    rows = glossary()
+    assert all(len(row) == 4 and all(cell.strip() for cell in row) for row in rows)
+    for column in (0, 1):
+        assert len({row[column] for row in rows}) == len(rows) <= 40
+
+
+def test_screens_use_the_words_of_the_glossary_and_no_former_ones():
+    chinese = sentences("zh") + (ROOT / "README.zh.md").read_text(encoding="utf-8")
+    assert [row[1] for row in glossary() if row[1] not in chinese] == []
+    for language, words in FORMER_WORDS.items():
+        found = [word for word in words if re.search(word, sentences(language), re.IGNORECASE)]
+        assert not found, (language, found)
