@@ -51,6 +51,54 @@ def test_sections_that_code_refers_to_are_there():
             assert section in headings("decisions.md"), (file, section)
 
 
+# the architecture -----------------------------------------------------------------------------------------------------
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def rooms() -> list[str]:
+    """Folders and modules at the top of each package, as the page names them."""
+    found = []
+    for package in ("analysis", "pruning", "ui"):
+        entries = sorted(entry for entry in (ROOT / package).iterdir() if not entry.name.startswith("_"))
+        found += [f"{package}/{entry.name}/" for entry in entries if any(entry.glob("*.py"))]
+        if package == "pruning":
+            found += [f"{package}/{entry.name}" for entry in entries if entry.suffix == ".py"]
+    return [*found, *(f"{package}/" for package in ("analysis", "pages", "pruning", "ui")), "app.py"]
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_the_architecture_page_names_every_room(room):
+    assert f"`{room}`" in ARCHITECTURE, f"docs/architecture.md does not say what {room} is for"
+
+
+def test_the_readme_leads_to_the_architecture_page():
+    for readme in ("README.md", "README.zh.md"):
+        assert "](docs/architecture.md)" in (ROOT / readme).read_text(encoding="utf-8")
+
+
+def modules_of_paragraphs() -> list[tuple[str, str]]:
+    """(folder, module) for each module that a paragraph on a folder names without it."""
+    paragraphs = re.findall(r"^\*\*`([^*]+)\*\* (.*?)(?:\n\n|\Z)", ARCHITECTURE, flags=re.MULTILINE | re.DOTALL)
+    folders = [(re.findall(r"[\w/]+/(?=`)", head)[-1:], text) for head, text in paragraphs]
+    return [(folder, module) for found, text in folders for folder in found for module in re.findall(r"`(\w+\.py)`", text)]
+
+
+@pytest.mark.parametrize("folder, module", modules_of_paragraphs())
+def test_modules_named_without_their_folder_are_in_it(folder, module):
+    assert (ROOT / folder / module).is_file() or module == "app.py"
+
+
+def test_paragraphs_name_modules():
+    assert len(modules_of_paragraphs()) > 30
+
+
+@pytest.mark.parametrize("name, file", re.findall(r"`([\w.]+)` in `([\w/]+\.py)`", ARCHITECTURE))
+def test_what_the_architecture_page_finds_is_there(name, file):
+    defined = name.rpartition(".")[2]
+    assert re.search(rf"^\s*(def|class) {defined}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
 # the glossary ---------------------------------------------------------------------------------------------------------
 
 # What the screens called things that have one name now.
@@ -82,3 +130,10 @@ def test_screens_use_the_words_of_the_glossary_and_no_former_ones():
     for language, words in FORMER_WORDS.items():
         found = [word for word in words if re.search(word, sentences(language), re.IGNORECASE)]
         assert not found, (language, found)
+
+
+def test_the_glossary_names_code_that_exists():
+    code = "\n".join(file.read_text(encoding="utf-8") for file in CODE if file != Path(__file__))
+    for word, _, _, place in glossary():
+        for name in re.findall(r"`([^`]+)`", place):
+            assert re.search(rf"\b{re.escape(name.split('.')[0].rstrip('/'))}", code), (word, name)
