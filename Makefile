@@ -1,6 +1,6 @@
 # make app     set up and open the app on port 8501
 # make test    set up and run every test
-# make test-gguf  also build llama.cpp, and hold exported GGUF files against it
+# make test-gguf  also build llama.cpp, and compare exported GGUF files with it
 # make test-transformers4  also install transformers 4 by itself, and read exports with it
 # make test-kills  kill whole commands at each of their file operations, one after the other (half an hour)
 # make pictures  walk the road in a browser, and make the README's pictures of it

@@ -1,6 +1,6 @@
 """What `streamlit run app.py` starts: the web application, whose screens `pages/main.py` draws.
 
-`st.App` takes the script of the screens as a file of its own, so that routes (plotly.min.js, large downloads) can stand
+`st.App` takes the script of the screens as a file of its own, so that routes (plotly.min.js, large downloads) can be
 beside it, and the gate before all of them.
 """
 

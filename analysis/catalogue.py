@@ -1,7 +1,7 @@
 """Every sentence of charts, reports and screens by its key, one file of `text/` per language.
 
 Sentences that the command line says too (errors, names of steps, help of settings) come from the engine's own tables, so that
-each stands in one place in English; the file of another language holds them under the same keys.
+each is written once in English; the file of another language holds them under the same keys.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """What a table of matrices before and after says as a whole: by kind, by module, shared retention, Chinese columns.
 
-    matrix table (diff.py)  ->  totals, kinds, modules, retention that cut layers share or not
+    matrix table (matrices.py)  ->  totals, kinds, modules, retention that cut layers share or not
 
 Also the plan that two sets of shapes imply when no plan.json says it. Knows nothing about files or the screen.
 """

@@ -1,4 +1,4 @@
-"""What stands on disk of a model that a person names, read without loading a weight.
+"""The files of a model that a person names, read without loading a weight.
 
     demo | folder | pytorch_model.bin | experiment  ->  ModelFiles: config, header of every tensor, bytes by sort of file
 
@@ -43,7 +43,7 @@ class ModelFiles:
 
     @cached_property
     def shape(self) -> ModelShape | None:
-        """The shape its config gives; None for a .bin that stands without one."""
+        """The shape its config gives; None for a .bin without one."""
         return self.header.shape if self.header.config else None
 
     @property

@@ -1,4 +1,4 @@
-"""The numbers that the Learn page fills into its sentences, each from the files or sizes of the model in front. No torch.
+"""The numbers that the Learn page fills into its sentences, each from files or sizes of the open experiment. No torch.
 
 A `finding` is what pruning/runs/sensitivity/findings.py reads: `points`, `whole`, `perplexity`, `request.options`.
 """
@@ -65,7 +65,7 @@ class Box:
 def layer_boxes(layer: LayerShape, kind: str, group: int) -> list[Box]:
     """The seven matrices side by side to scale; of one attention group or MLP channel the rows or columns lit."""
     boxes, x = [], 0.0
-    gap = max(0.3 * layer.hidden_size, 0.12 * max(layer.hidden_size, layer.intermediate_size))  # names stand above
+    gap = max(0.3 * layer.hidden_size, 0.12 * max(layer.hidden_size, layer.intermediate_size))  # room for the names above
     for name, shape in layer.tensor_shapes().items():
         rule = group_axis(name, layer)
         if len(shape) != 2 or rule is None:

@@ -31,7 +31,7 @@ def matching(
 
 
 def pages_of(table: GroupTable, plan: PruningPlan | None, rows: int, **wanted) -> tuple[int, int]:
-    """How many groups match, and on how many pages of so many rows they stand (at least one)."""
+    """How many groups match, and how many pages of so many rows they fill (at least one)."""
     count = len(matching(table, plan, **wanted))
     return count, max(1, math.ceil(count / rows))
 

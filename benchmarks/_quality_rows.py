@@ -2,7 +2,7 @@
 
     quality.csv   rows, one per strategy, protection, ratio and method        quality.json   basis, perplexity by plan digest
 
-Both are written anew after each row, so that a benchmark can be stopped and go on. Knows nothing about models.
+Both are written again after each row, so that a benchmark can be stopped and continued. Knows nothing about models.
 """
 
 import csv
@@ -89,7 +89,7 @@ class Results:
         self.folder, self.basis = folder, basis
         self.recovery_basis: dict = {}
         self.rows: dict[tuple, Row] = {}
-        self._earlier: dict[tuple, Row] = {}  # that were recovered, and are not measured anew yet
+        self._earlier: dict[tuple, Row] = {}  # that were recovered, and are not measured again yet
         self.perplexities: dict[str, float] = {}
 
     @classmethod
@@ -191,7 +191,7 @@ def _read_rows(path: Path) -> dict[tuple, Row]:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
-    """A file that takes the place of `path` once it is whole."""
+    """A file that replaces `path` once it is complete."""
     part = path.with_name(f"{path.name}.tmp")
     with part.open("w", newline="", encoding="utf-8") as file:
         yield file

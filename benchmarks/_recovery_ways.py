@@ -1,7 +1,7 @@
 """Ways to win quality back after a cut of the demo model, each to a perplexity on windows that chose nothing.
 
     reconstruct            closed-form repair of the cut model
-    iterative              the same share in rounds, measured anew        iterative_reconstruct    and repaired
+    iterative              the same share in rounds, measured again       iterative_reconstruct    and repaired
     lora_cut               LoRA from the cut model                        lora, lora_distill       from the repaired model
 
 Calibration and training text are of one corpus; its held-out windows are reported, others of them choose the best state.

@@ -16,7 +16,7 @@ from ._sparse_model import sparse_model
 from .planning import _cpu_name
 
 _ROOT = Path(__file__).parents[1]
-# The process tells its peak itself: what the system counts for a child (ru_maxrss) includes the parent it was forked from.
+# The process reports its own peak: what the system counts for a child (ru_maxrss) includes the parent it was forked from.
 _MEASURED = """
 import sys
 from analysis.__main__ import main

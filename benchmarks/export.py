@@ -1,7 +1,7 @@
 """Memory and seconds of `apply --stream` on a 16 GB random bfloat16 checkpoint, beside a plain copy of its files.
 
 The checkpoint has the shape of Llama-3-8B and is written shard by shard. A plain copy reads and writes each byte once; its
-seconds per byte moved, times the bytes that the cut reads and writes, is what the cut is held against (bound: 1.5).
+seconds per byte moved, times the bytes that the cut reads and writes, is what the cut is compared with (bound: 1.5).
 Bound of memory: RssAnon below 2 x the largest tensor + 500 MB.
 """
 
@@ -88,7 +88,7 @@ def random_model(folder: Path, config: dict) -> CheckpointHeader:
 
 
 def random_plan(source: CheckpointHeader, path: Path) -> Path:
-    """Writes a plan that takes a quarter of the channels of every layer, and one or two KV groups of every other."""
+    """Writes a plan that takes a quarter of the channels of every layer, and one or two attention groups of every other."""
     chooser = np.random.default_rng(0)
     plan = PruningPlan.keep_all(source.shape, fingerprint=source.fingerprint)
     for index, layer in enumerate(source.shape.layers):

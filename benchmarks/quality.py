@@ -4,7 +4,7 @@
                                           '-> the same sizes per layer, groups drawn at random
 
 `layer` takes `inverse` rates between 0 and 0.9 with `match_target`, so that its models are as small as those of the others.
-Each distinct plan is evaluated once, and kept: `--resume` goes on after a stop; without it all is measured anew, but for what
+Each distinct plan is evaluated once, and kept: `--resume` continues after a stop; without it all is measured again, except what
 recoveries gave on the same basis. `--recovery` adds what repair, iterative
 cutting and training win back (_recovery_ways.py) to the rows of global taylor with default protection, and measures nothing
 else.
@@ -133,7 +133,7 @@ def _keys(args: argparse.Namespace) -> list[tuple[str, str, float, str]]:
 
 
 def _basis(loaded: LoadedModel, text: HeldOutText, calibration: Corpus, args: argparse.Namespace) -> dict:
-    """What the figures rest on: `compared` must be equal to go on from earlier ones, `noted` may differ."""
+    """What the figures rest on: `compared` must be equal to continue from earlier ones, `noted` may differ."""
     layer_samples = min(_MOST_LAYER_SAMPLES, args.samples)
     compared = {
         "model": f"demo, {loaded.header.shape.parameters:,} parameters",

@@ -87,7 +87,7 @@ def _measured(tokens: int, inputs: int) -> Repair:
     windows = torch.randint(64, (tokens // WINDOW, WINDOW))
     reconstruct(model, cut(model, plan), plan, windows[:BATCH], BATCH)  # what is loaded and set up once
     pruned = cut(model, plan)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, started = _memory("VmRSS"), time.perf_counter()
     reconstruct(model, pruned, plan, windows, BATCH)
     return Repair(tokens, inputs, _memory("VmHWM") - before, time.perf_counter() - started)

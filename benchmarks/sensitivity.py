@@ -1,4 +1,4 @@
-"""How long the experiments of the Learn page take on a model, and what they find.
+"""How long the sensitivity measurements take on a model, and their results.
 
     measure importance  ->  layers, protection, split, ...  ->  seconds of each, and its main figures
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints seconds and figures of every experiment asked for."""
+    """Prints seconds and figures of every measurement asked for."""
     print(f"python {platform.python_version()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as temporary:
         experiment = _measured(args, Path(args.output_root or temporary))
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _questions(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
-    """(experiment, options that are not its defaults): layers are asked twice, attention and MLP apart and at once."""
+    """(measurement, options that are not its defaults): layers twice, attention and MLP apart and at once."""
     for kind in args.experiments:
         yield kind, {"strategy": args.strategy} if kind in (findings.PROTECTION, findings.TRAINED, findings.GRID) else {}
         if kind == LAYERS:

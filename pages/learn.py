@@ -1,4 +1,4 @@
-"""Learn: six short chapters on structured pruning, each with a picture made from the model in front."""
+"""Learn: six short chapters on structured pruning, each with a picture made from the open experiment's model."""
 
 import streamlit as st
 

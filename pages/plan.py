@@ -73,7 +73,7 @@ def plan_now(found: Measured, settings: dict) -> Planned:
 
 
 def fixed_plan_note() -> None:
-    """Says that a kept plan stands in for the sliders, and gives it back to them."""
+    """Says that a kept plan is shown instead of the sliders' plan, and offers to go back to the sliders."""
     name = fixed.name_of(experiment)
     if name is not None:
         with st.container(horizontal=True, vertical_alignment="center"):

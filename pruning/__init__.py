@@ -1,4 +1,4 @@
-"""Prune Llama-family models: whole KV groups and MLP channels.
+"""Prune Llama-family models: whole attention groups and MLP channels.
 
 import pruning
 model = pruning.load_bin("pytorch_model.bin")      # a model that this project exported

@@ -27,7 +27,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m pruning", description="Prune Llama-family models: whole KV groups and MLP channels.")
+    parser = Parser(prog="python -m pruning", description="Prune Llama-family models: whole attention groups and MLP channels.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     for name, what in run.COMMANDS.items():
         command = _add(commands, name, what, usage=f"python -m pruning {name} --base_model MODEL [options]")

@@ -17,8 +17,8 @@ MESSAGES = {
     "unexpected_flag": "{message}. See --help.",
     "setting_missing": "`{name}` is required.",
     "settings_exclusive": "`{first}` and `{second}` cannot be used together. Leave one of them out.",
-    "baseline_only": "With `test_before_prune` and without `pruning_ratio` the model as it is is measured, and nothing is cut: "
-    "`{name}` has nothing to act on. Give --pruning_ratio, or leave `{name}` out.",
+    "baseline_only": "With `test_before_prune` and without `pruning_ratio` the uncut model is measured, and nothing is cut: "
+    "`{name}` has no effect. Give --pruning_ratio, or leave `{name}` out.",
     "experiment_name": "The experiment name {name!r} cannot be a folder name: use letters, digits, '.', '_' and '-', "
     "at most 120 of them, not starting with a dot.",
     "experiment_exists": "The experiment {name!r} exists already. Choose another name, or pass --overwrite to replace it.",
@@ -26,12 +26,12 @@ MESSAGES = {
     "experiment_unknown": "There is no experiment {name!r} under {root}.",
     "experiment_taken": "There is already something named {name!r} under {root}. Choose another name.",
     "experiment_busy": "The experiment {name!r} is being worked on by another job. Wait for it or cancel it first.",
-    "format_version": "{path} has format version {found}; this version reads {expected}. Make it again.",
-    "file_broken": "{path} cannot be read: {reason}. Make it again.",
+    "format_version": "{path} has format version {found}; this version reads {expected}. Create it again.",
+    "file_broken": "{path} cannot be read: {reason}. Create it again.",
     # checkpoints
     "model_not_found": "{model!r} is neither a folder here nor a Hugging Face id (owner/name). Check the spelling; "
     "`demo` is the built-in model.",
-    "path_outside_roots": "{path} lies outside the allowed folders ({roots}).",
+    "path_outside_roots": "{path} is outside the allowed folders ({roots}).",
     "hub_unreachable": "{model!r} could not be fetched from the Hugging Face hub ({reason}). Without a network, choose the "
     "demo model or a local folder.",
     "hub_gated": "{model!r} is gated or private: ask for access on its page, then enter a token or set HF_TOKEN.",
@@ -40,7 +40,7 @@ MESSAGES = {
     "config_broken": "{path} is not valid JSON ({reason}). Fetch the file again.",
     "architecture": "The architecture {found!r} is not supported. Supported are: {supported}.",
     "config_value": "config.json gives `{name}` as {value!r}; it must be {expected}.",
-    "config_kernel": "config.json asks by `{name}` for code of the hub ({found}), which is not fetched. Remove that entry.",
+    "config_kernel": "config.json requests code of the hub by `{name}` ({found}), which is not fetched. Remove that entry.",
     "no_weights": "{folder} holds no weights (no .safetensors and no pytorch_model.bin).",
     "head_differs": "config.json in {folder} says that the output head is tied to the embeddings, but the weights hold another "
     'head. Write "tie_word_embeddings": false into it to keep that head.',
@@ -57,7 +57,7 @@ MESSAGES = {
     "does_not_fit_gpu": "The model does not fit into the memory of the GPUs here. Choose a smaller model, or --device cpu.",
     "tokenizer": "The tokenizer of {model!r} cannot be read: {reason}.",
     "tokenizer_missing": "{model} holds no tokenizer. Put its files there; one that is Python code of the model is never "
-    "passed on.",
+    "exported.",
     "tokenizer_code": "The tokenizer of {model!r} is Python code that the model brings, which runs only if you allow it. Read "
     "it, then allow it: on the Model page, or by --trust_remote_code.",
     "device": "The device {device!r} is not available here{choices}.",
@@ -119,8 +119,8 @@ MESSAGES = {
     "split_contradicts": "The split {split} cuts what `{name}` false spares. Write another split, or leave `{name}` out.",
     "prune_nothing": "`prune_attention` and `prune_mlp` are both false, so nothing may be cut. Leave one of them out.",
     "model_differs": "`{name}` is {given}, but this model has {found}. Leave it out: it is read from the model.",
-    "resume_differs": "This is not the run to go on with: its `{name}` was {before!r}, now it is {now!r}. Leave the flag out, "
-    "or start anew under another name.",
+    "resume_differs": "This run cannot be continued: its `{name}` was {before!r}, now it is {now!r}. Leave the flag out, "
+    "or start again under another name.",
     "table_path": "`save_table_path` is {path!r}; it must end in .csv or .json.",
     "apply_one_source": "Give one of --groups, --table or --plan: the file that says what is cut.",
     "origin_unknown": "{path} does not say which model it was made for (no fingerprint beside it or in it). Its groups and "
@@ -151,12 +151,12 @@ MESSAGES = {
     "training_text_short": "The training text {corpus} has a single window of {seq_len} tokens. Give more text, or lower "
     "finetune_seq_len.",
     "dry_run_launched": "`dry_run` measures in one process: start it without a launcher.",
-    "text_shared": "{learned} is learned from and is `eval_corpus` too: the perplexity reported is of text that the model has "
-    "seen. Give another `eval_corpus` to judge by.",
-    "recover_nothing": "Nothing is asked for: recovery needs `reconstruct`, `finetune`, or both.",
+    "text_shared": "{learned} is the text to learn from and also `eval_corpus`: the reported perplexity is of text that the "
+    "model has seen. Give another `eval_corpus`.",
+    "recover_nothing": "There is nothing to do: recovery needs `reconstruct`, `finetune`, or both.",
     "training_given_up": "A training that was stopped after step {step} of {steps} would be given up: this one differs in "
-    "{differs}. Go on with that one (--resume, or the same settings), or give it up: --overwrite.",
-    "repair_replaces": "The experiment holds a trained model, and a repair alone would take its place. Ask for a training too: "
+    "{differs}. Continue that one (--resume, or the same settings), or give it up: --overwrite.",
+    "repair_replaces": "The experiment holds a trained model, and a repair alone would replace it. Ask for a training too: "
     "--reconstruct --finetune. Or give it up: --overwrite.",
     "lora_targets": "`lora_targets` is {targets!r}, and the cut model has none of these left. It has: {choices}.",
     # analysis
@@ -165,7 +165,7 @@ MESSAGES = {
     "analysis_no_model": "The experiment {name!r} holds no saved model. Cut it with --save_model.",
     "analysis_other_weights": "{folder} holds other weights too, which are loaded before {file}. Name the folder, or "
     "give {file} a folder of its own, with its config.json and tokenizer.",
-    "analysis_pair": "{given} is there, {missing} is not: both are needed to compare.",
+    "analysis_pair": "{given} was given, {missing} was not: both are needed to compare.",
     "analysis_arguments": "{message}.",
     "analysis_no_plan": "{model} has no plan.json, so it does not say which layers went. Give --plan.",
     "analysis_other_model": "{pruned} cannot come from {original}: {reason}.",
@@ -175,7 +175,7 @@ MESSAGES = {
     "cancelled": "Cancelled.",
     "worker_died": "The worker process died ({reason}). If memory ran out, lower gradient_batch_size or seq_len, or choose a "
     "smaller model; then start again.",
-    "worker_lost": "The process that ran this job is gone: it was stopped, or killed when memory ran out. Start it again; if "
+    "worker_lost": "The process of this job is gone: it was stopped, or killed when memory ran out. Start it again; if "
     "memory ran out, lower gradient_batch_size or seq_len first.",
     "step_needs": "{step} needs {needed} first.",
     "disk_full": "There is not enough space under {folder}: {needed} needed, {free} free. Free some space and try again.",
@@ -185,7 +185,8 @@ MESSAGES = {
     "it is not offered for download.",
     "export_not_original": "The exported model is not what the plan leaves of the original files: {fault}. It is not offered "
     "for download.",
-    "export_foreign": "{folder} holds what this program did not write: {found}. It is not passed on. Remove it, or cut again.",
+    "export_foreign": "{folder} holds something that this program did not write: {found}. It is not exported. Remove "
+    "it, or cut again.",
     "export_memory": "Checking this format does not fit into memory: {needed} needed, {free} free. Free some memory, or take "
     "the saved folder as it is.",
     "export_llama_cpp": "llama.cpp reads the exported file differently: it continues as the cut model for {equal} of {tokens} "
@@ -204,7 +205,7 @@ MESSAGES = {
     "with `save_dtype`.",
     "hub_token_missing": "Uploading needs a Hugging Face token with write access: type it on the Export page, or start with "
     "HF_TOKEN=... in the environment. It is not written anywhere.",
-    "hub_token_form": "The Hugging Face token holds characters that no token has: copy it anew, on one line.",
+    "hub_token_form": "The Hugging Face token holds characters that no token has: copy it again, on one line.",
     "hub_token_wrong": "The hub does not let this token write to {repository} (answer {status}). Check the token, that it may "
     "write, and the owner's name. Nothing was uploaded.",
     "hub_no_answer": "The hub could not be reached ({reason}). Nothing was uploaded.",
@@ -227,7 +228,7 @@ MESSAGES = {
     "Choose the Hugging Face folder.",
     "gguf_overflow": "{name} has values too large for F16. Choose BF16 or F32.",
     "gguf_differs": "{path} is not what was written: {what} differs.",
-    "unexpected": "Something went wrong that this program did not foresee: {reason}. The log has the details.",
+    "unexpected": "An unexpected error occurred: {reason}. The log has the details.",
 }
 
 

@@ -61,13 +61,13 @@ LAYERS_FILE = "layer_importance_config.json"
 PLAN_FILE = "plan.json"
 PICTURE_FILE = "pruning_strategy.png"
 PLANS_FOLDER = "plans"
-FINDINGS_FOLDER = "sensitivity"  # what experiments on the model found
+FINDINGS_FOLDER = "sensitivity"  # results of sensitivity measurements
 RESULT_FILE = "pruning_analysis.csv"  # written when a model was cut
 DESCRIPTIONS = ("pruning_analysis_zh.csv", "pruning_flow.png", "report.html")  # that `python -m analysis all` adds
 SAMPLES_FILE = "samples.json"  # what the model wrote before and after
 REPAIR_FILE = "repair.json"  # what closed-form repair did to each matrix
 RECOVERY_FILE = "recovery.json"  # the training that the model went through; while it lasts, in the next folder
-RECOVERY_FOLDER = "recovery"  # of a training that goes on: what happened so far, last checkpoint, best state
+RECOVERY_FOLDER = "recovery"  # of a training that is not over: what happened so far, last checkpoint, best state
 ADAPTER_FOLDER = "adapter"  # the LoRA matrices that were merged into the model
 COST_FILE = "recovery_cost.json"  # what a training would take, measured before it
 CUT_MODEL_FOLDER = "cut_model"  # the model that recovery began with
@@ -78,18 +78,18 @@ JOB_FILE = "job.json"  # what a run is doing: pruning/runs/status.py
 QUEUED, RUNNING, DONE = "queued", "running", "done"  # its states while a process has the experiment, and when all went well
 # What took work to make: while an experiment has none of it, another of its name may take its place.
 _WORK = (TABLE_FILE, LAYERS_FILE, RESULT_FILE, PLANS_FOLDER, FINDINGS_FOLDER, f"model/{CARD_FILE}", CUT_MODEL_FOLDER)
-# What a repair or a training makes anew. It takes the place of what was there as a whole, once the new model is checked.
+# What a repair or a training makes. All of it replaces what was there at once, after the new model is checked.
 _RECOVERED = ("model", CUT_MODEL_FOLDER, ADAPTER_FOLDER, REPAIR_FILE, RECOVERY_FILE, SAMPLES_FILE, "metrics.json")
 _MERGED = (SAMPLES_FILE, "metrics.json")  # others write these too: what the draft changed in them is changed here
 _TAKEN_FOLDER, _GONE_FILE = ".recovered.taken", "gone.json"  # a whole draft; what has no place beside it any more
 _EARLIER_PART = re.compile(r"\..+\.(part-\d+|old-\d+|[a-z0-9_]{8})")  # as versions before this one named it
-_BEGAN_FILE = "began.json"  # what stood in the merged files when a draft was begun
+_BEGAN_FILE = "began.json"  # the content of the merged files when the draft was started
 PASTED_FILE = "calibration.txt"  # text that was pasted in the app
-_INSIDE = "inside"  # {"inside": "calibration.txt"}, where a setting names a file: one of the experiment, wherever that lies
+_INSIDE = "inside"  # {"inside": "calibration.txt"}, where a setting names a file: one of the experiment, wherever its folder is
 _READ_FILES = ("corpus", "eval_corpus", "finetune_corpus", "layer_importance_config", "groups", "table", "plan")
 _FILE_SETTINGS = (*_READ_FILES, "save_table_path")
-_MARKS = ("description.txt", TABLE_FILE, RESULT_FILE, JOB_FILE)  # one of these tells an experiment from another folder
-_MEASURING = ("gradients", "group_table")  # steps whose result a new cut goes on from
+_MARKS = ("description.txt", TABLE_FILE, RESULT_FILE, JOB_FILE)  # a folder with one of these is an experiment
+_MEASURING = ("gradients", "group_table")  # steps whose result a new cut continues from
 _SOURCES = ("groups", "table", "plan")  # settings that name a file
 _LARGEST = 2**53  # a whole number beyond it is none of a setting, and no widget can show it
 _SPEED = {"batch_size": NUMBER, "decode_tokens_per_second": NUMBER, ANY: (*NUMBER, *TEXT, None)}
@@ -128,10 +128,10 @@ class Experiment:
     def create(
         cls, root: str | Path, name: str, overwrite: bool = False, prepare: Callable[["Experiment"], None] | None = None
     ) -> "Experiment":
-        """A new experiment; one in which nothing of worth was made gives way to it.
+        """A new experiment; one of its name that holds no work is replaced.
 
         `prepare` writes what it begins with, by default no settings: it appears with all of that under its name, by one rename.
-        What it takes the place of with `overwrite` stays aside until it has made something of its own: see `settle`.
+        What it replaces with `overwrite` is kept aside until the new one has made something: see `settle`.
 
         Raises PruningError when the name is taken and `overwrite` is not set, and always for an experiment that is worked on
         and a folder of something else: `--output_root . --experiment_name tests` must not cost anybody their tests.
@@ -164,7 +164,7 @@ class Experiment:
             raise PruningError("experiment_exists", name=self.name)
 
     def _appear(self, part: Path) -> None:
-        """Moves what was made beside it to this name. What stands there stays aside if it is of worth, or else goes."""
+        """Moves what was made beside it to this name. What was there is kept aside if it holds work, or else removed."""
         if not self.has("description.txt"):
             rename(part, self.folder)
             return
@@ -179,7 +179,7 @@ class Experiment:
         """An experiment that exists; raises PruningError otherwise."""
         experiment = cls.at(root, name)
         if not experiment.exists:
-            sweep(root)  # killed while another took its place, it may stand aside
+            sweep(root)  # if a process was killed while it replaced this one, it may be aside
         experiment.require()
         return experiment
 
@@ -280,7 +280,7 @@ class Experiment:
             raise PruningError("disk_delete", path=error.filename or doomed, reason=error.strerror or error) from error
 
     def discard(self) -> None:
-        """Removes the experiment, whatever is in it: for the process that has it, and made nothing of worth."""
+        """Removes the experiment, whatever is in it: for the process that has claimed it and has made nothing."""
         with contextlib.suppress(OSError), locked(self.folder.parent):
             remove(self.folder)
 
@@ -297,7 +297,7 @@ class Experiment:
     def _settle(self, aside: Path) -> bool:
         old = Experiment(aside)
         is_missing = not os.path.lexists(self.folder)
-        if not is_missing and not self.has("description.txt"):  # something else took the name, and is nobody's to replace
+        if not is_missing and not self.has("description.txt"):  # something else has the name now, and is not ours to replace
             return False
         if not (old.has("description.txt") and (is_missing or (old.holds_work and not self._took_over))):
             remove(aside)
@@ -341,7 +341,7 @@ class Experiment:
 
     @property
     def holds_work(self) -> bool:
-        """Whether anything of worth was made in it: measured, found, kept by a name, or cut.
+        """Whether any work was done in it: a measurement, a result, a named plan, or a cut.
 
         A plan.json alone is none: a file or settings give it again.
         """
@@ -357,7 +357,7 @@ class Experiment:
 
     @property
     def _took_over(self) -> bool:
-        """Whether what it took the place of may go: perplexities of the model as it is are little, unless they are all that was
+        """Whether what it replaced may be removed: the perplexity of the uncut model is not enough, unless it is all that was
         asked for.
         """
         return self._holds_result or self._job().get("state") == DONE
@@ -420,7 +420,7 @@ class Experiment:
     def forget_exports(self) -> None:
         """Removes other forms of a model that is no longer the one in `model/`, and what checking them found.
 
-        The check of the folder itself stays, until that of the next one takes its place.
+        The check of the folder itself stays until the next folder is checked.
         """
         for entry in self._exports():
             remove(entry)
@@ -429,11 +429,11 @@ class Experiment:
 
     @property
     def cut_model_folder(self) -> Path:
-        """The model that recovery begins with: the saved one, until a recovered one takes its place."""
+        """The model that recovery begins with: the saved one, until a recovered one replaces it."""
         return self.path(CUT_MODEL_FOLDER) if self.has(CUT_MODEL_FOLDER) else self.model_folder
 
     def keep_cut_model(self) -> Path:
-        """The folder of the cut model, which recovery begins with and puts another in the place of.
+        """The folder of the cut model, which recovery begins with and replaces in `model/`.
 
         Its files are those of `model/` by another name, and take no room until that is replaced.
         """
@@ -466,9 +466,9 @@ class Experiment:
             remove(draft.folder)
 
     def take(self, draft: "Experiment") -> None:
-        """Puts what a draft holds in the place of what is here. Killed meanwhile, `remove_leftovers` comes to the end of it.
+        """Replaces what is here by what a draft holds. If this is killed, `remove_leftovers` completes it.
 
-        Of figures and texts only what the draft changed: what others wrote here since it was begun stays.
+        Of figures and texts only what the draft changed is taken: what others wrote here meanwhile stays.
         """
         gone = [name for name in (ADAPTER_FOLDER, RECOVERY_FILE) if not draft.has(name)]
         gone += [entry.name for entry in self._exports()] if draft.has("model") else []
@@ -494,13 +494,13 @@ class Experiment:
         remove(taken)
 
     def _merge(self, taken: Path, name: str) -> None:
-        """Changes in a JSON file here what a draft changed in its own; done twice it comes to the same."""
+        """Changes in a JSON file here what a draft changed in its own; a second time changes nothing."""
         ours = read_json(taken / name, None)
         with self._alone():
             try:
                 before = read_json(taken / _BEGAN_FILE, FORMAT_VERSION)["files"].get(name, {})
                 merged = _changed_as(before, ours, read_json(self.path(name), None))
-            except PruningError:  # nothing stands here, or nothing that can be read
+            except PruningError:  # there is no such file here, or none that can be read
                 merged = ours
             if name == "metrics.json" and (taken / "model").exists():
                 merged = _without_checks_of_exports(merged)
@@ -511,7 +511,7 @@ class Experiment:
         return [entry for pattern in EXPORTS for entry in self.folder.glob(pattern)]
 
     def forget_checkpoints(self) -> None:
-        """Removes what a training goes on from, at once: one would go on from a half of it too."""
+        """Removes what a training continues from, in one step: half of it would be continued from too."""
         remove(self.path(RECOVERY_FOLDER))
 
     def _forget_figures_of_recovery(self) -> None:
@@ -546,12 +546,12 @@ class Experiment:
 
     @property
     def is_cut(self) -> bool:
-        """A cut came to its end; its result file is written last."""
+        """A cut is complete; its result file is written last."""
         return self.has(RESULT_FILE)
 
     @property
     def is_saved(self) -> bool:
-        """The cut model stands in its folder, checked; its card is written last."""
+        """The cut model is saved and checked; its card is written last."""
         return self.is_cut and self.has("model", CARD_FILE)
 
     @property
@@ -561,7 +561,7 @@ class Experiment:
 
     @property
     def is_recovered(self) -> bool:
-        """A training came to its end; its checkpoints are removed last."""
+        """A training is complete; its checkpoints are removed last."""
         return self.has(RECOVERY_FILE) and not self.has(RECOVERY_FOLDER)
 
     # settings -----------------------------------------------------------------------------------------------------
@@ -764,7 +764,7 @@ class Experiment:
         return metrics
 
     def samples(self) -> dict[str, str]:
-        """The content of `samples.json`: the prompt, and by stage how a model goes on from it; raises PruningError."""
+        """The content of `samples.json`: the prompt, and by stage how a model continues it; raises PruningError."""
         samples = read_json(self.path(SAMPLES_FILE), 1)
         with naming_damage(self.path(SAMPLES_FILE)):
             texts = {name: text for name, text in samples.items() if name != "format_version"}
@@ -786,7 +786,7 @@ class Experiment:
         self._change_metrics(change)
 
     def _change_metrics(self, change: Callable[[dict], dict]) -> dict:
-        """Writes what `change` makes of `metrics.json`, and returns it; whoever else changes it waits."""
+        """Writes what `change` makes of `metrics.json`, and returns it; other writers wait."""
         with self._alone():
             metrics = change(self.metrics())
             write_json(self.path("metrics.json"), metrics)
@@ -885,7 +885,7 @@ def portable(content, folder: Path):
 
 
 def located(content, folder: Path):
-    """`portable` undone for where `folder` is now. Raises ValueError for a file that is said to be inside and is not.
+    """`portable` undone for where `folder` is now. Raises ValueError for a file that should be inside and is not.
 
     Older files name their own by where the folder was: these are found by their name.
     """
@@ -933,7 +933,7 @@ def _from_inside(name: str, value, folder: Path) -> str:
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         typed = Path(value).expanduser()
         own = folder / typed.name
-        # What stood here under another name of the folder; pasted text that is still there may be that of a later one.
+        # The file was here under another name of the folder; pasted text that still exists there may be of a later experiment.
         is_lost = not typed.is_file() or (name == "corpus" and typed.name == PASTED_FILE)
         if name in _READ_FILES and len(typed.parts) > 1 and is_lost and own.is_file():
             return str(own)
@@ -1002,7 +1002,7 @@ def _is_unchecked(entry: Path) -> bool:
 
 
 def _put(source: Path, target: Path) -> None:
-    """Moves a file or a folder to `target`; until then it stands by the name of `source`, whenever this is killed."""
+    """Moves a file or a folder to `target`; if this is killed, it still has the name `source`."""
     try:
         put(source, target, swap=False)
     except OSError as error:
@@ -1030,7 +1030,7 @@ def _changed_as(before: dict, after: dict, now: dict) -> dict:
 
 
 def read_matrices(experiment: Experiment) -> pd.DataFrame:
-    """The matrix table that a cut wrote; raises PruningError for a file of another make."""
+    """The matrix table that a cut wrote; raises PruningError for a file that is not ours."""
     path = experiment.path(RESULT_FILE)
     matrices = read_rows(path)
     for column in MATRIX_COLUMNS:

@@ -95,7 +95,7 @@ def bases(rows: pd.DataFrame) -> dict[tuple, list[str]]:
 
 
 def differing_settings(first: Experiment, second: Experiment) -> pd.DataFrame:
-    """Settings in which two experiments differ: `setting`, `first`, `second` as text; where they lie does not count."""
+    """Settings in which two experiments differ: `setting`, `first`, `second` as text; their folders do not count."""
     settings = [experiment.settings for experiment in (first, second)]
     names = [name for name in dict.fromkeys([*settings[0], *settings[1]]) if name not in OF_THE_FOLDER]
     rows = [(name, *(_as_text(one.get(name)) for one in settings)) for name in names]

@@ -3,7 +3,7 @@
     .plan.json.part-4711-1764460000.25-5d02c1f3  --whole, and on the disk-->  plan.json
 
 The hidden name says whose it is, so that a later look removes what a killed process left and nothing of a living one. `part`
-is half-written, or on its way out; `aside` is whole, and comes back where nothing stands in its place.
+is half-written or about to be removed; `aside` is complete, and is restored if nothing has replaced it.
 
 Room is checked before what may not fit. Knows nothing about what the files hold.
 """
@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from .errors import PruningError, first_line
 from .process import is_alive, this_process
 
-# What reading a file of another make than ours leads to.
+# What reading a file that this program did not write may raise.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError)
 
 try:
@@ -51,7 +51,7 @@ _HERE, _LINUX_EXCHANGE, _MACOS_SWAP = -100, 2, 2  # AT_FDCWD, RENAME_EXCHANGE, R
 def write_whole(path: Path, content: str | bytes, sync: bool = True, replace: bool = True) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part; raises PruningError if it cannot.
 
-    With `sync` that holds for a power cut too. Without `replace` a file that stands there stays: FileExistsError.
+    With `sync` that holds for a power cut too. Without `replace` an existing file stays: FileExistsError.
     """
     temporary = hidden_name(path, PART)
     try:
@@ -76,8 +76,8 @@ def write_whole(path: Path, content: str | bytes, sync: bool = True, replace: bo
 def written_whole(target: Path, needed: int, replace: bool = True) -> Iterator[Path]:
     """Gives a path beside `target` to write a file or folder of `needed` bytes to; moves it there when the block ends well.
 
-    Raises PruningError when the disk has no room or cannot be written, and without `replace` when something stands there by
-    then; whatever is raised, the part is removed.
+    Raises PruningError when the disk has no room or cannot be written, and without `replace` when `target` exists by then;
+    whatever is raised, the part is removed.
     """
     part = hidden_name(target, PART)
     try:
@@ -127,10 +127,10 @@ def copy_linked(source: Path, target: Path) -> None:
 
 
 def put(source: Path, target: Path, swap: bool = True) -> None:
-    """Moves a file or a folder to `target`, in the place of what stands there. Raises OSError; both are then as they were.
+    """Moves a file or a folder to `target`, replacing what is there. Raises OSError; both are then as they were.
 
-    Killed at any moment the old or the new stands there, or, where folders cannot change places, the old one `aside`. Without
-    `swap` the old one goes first and never by the name of `source`: for what is taken up again by which names are left.
+    If this is killed, the old or the new one is at `target`, or, where folders cannot be exchanged, the old one is `aside`.
+    Without `swap` the old one is removed first and never gets the name of `source`: for callers that resume by names.
     """
     if (old := take_place(source, target, swap)) is not None:
         remove(old)
@@ -143,7 +143,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def take_place(source: Path, target: Path, swap: bool = True) -> Path | None:
-    """As `put`, but what stood there is kept; returns where it stands now: by the name of `source`, or aside."""
+    """As `put`, but what was there is kept; returns its path now: that of `source`, or aside."""
     old = None
     if not target.is_dir():
         os.replace(source, target)
@@ -191,7 +191,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within the block no other process or thread that asks for it changes what stands in `folder`. Not to be nested.
+    """Within the block no other process or thread that takes this lock changes what is in `folder`. Not to be nested.
 
     The folder itself is locked: no file is left, and the lock ends with its process. A file system without locks goes without.
     """
@@ -208,7 +208,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _move(source: Path, target: Path, replace: bool) -> None:
-    """A rename; without `replace` one that raises FileExistsError for what stands there."""
+    """A rename; without `replace` it raises FileExistsError if `target` exists."""
     if replace:
         os.replace(source, target)
         return
@@ -251,13 +251,13 @@ def leftovers(folder: Path, target: str | None = None) -> list[Leftover]:
 
 
 def asides(target: Path) -> list[Path]:
-    """What was moved aside for what stands at `target` now, by whatever process."""
+    """What any process moved aside for what is at `target` now."""
     found = ((path, _HIDDEN.fullmatch(path.name)) for path in target.parent.glob(f".{target.name}.{ASIDE}-*"))
     return [path for path, name in found if name and name["target"] == target.name]
 
 
 def sweep(folder: Path, target: str | None = None) -> list[Path]:
-    """Removes `leftovers`, but what is whole comes back where nothing stands in its place; returns the paths that went."""
+    """Removes `leftovers`, but restores what is complete and was not replaced; returns the removed paths."""
     gone = []
     for each in leftovers(folder, target):
         place = each.path.with_name(each.target)
@@ -363,7 +363,7 @@ def _finite(number: str) -> float:
 
 @contextlib.contextmanager
 def naming_damage(path: Path) -> Iterator[None]:
-    """JSON of another make than ours is a fault of the files: raises PruningError for whatever reading it leads to."""
+    """JSON that this program did not write is a damaged file: raises PruningError for any error of reading it."""
     try:
         yield
     except DAMAGE as error:

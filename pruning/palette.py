@@ -2,7 +2,7 @@
 
 from .planning.shape import ATTENTION, MLP
 
-# After Okabe and Ito: told apart by all common kinds of colour blindness. Each has 3 : 1 on white and on dark.
+# After Okabe and Ito: distinct for all common kinds of colour blindness. Each has 3 : 1 on white and on dark.
 COLOURS = {
     ATTENTION: "#3B8FD4",
     MLP: "#CB8200",

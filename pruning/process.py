@@ -1,4 +1,4 @@
-"""Which process made something: its pid and when it started, which together name it for good. A pid alone is used again."""
+"""Which process made something: its pid and when it started, which together identify it. A pid alone is used again."""
 
 import functools
 import os
@@ -29,7 +29,7 @@ def is_alive(pid: int, started: float) -> bool:
     try:
         found = psutil.Process(pid)
         start, tolerance = _start_and_tolerance(found.pid)
-        # A zombie has ended; where nobody waits for it (an orphan in a container) it stays in the process table.
+        # A zombie has ended; if no process waits for it (an orphan in a container) it stays in the process table.
         return abs(start - started) < tolerance and found.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError, OverflowError):  # gone, or no number of a process
         return False

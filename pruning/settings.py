@@ -141,7 +141,7 @@ _ALL = (
         "Attention code: auto takes sdpa, but eager for small heads in half precision on CPU (faster there).",
         choices=("auto", "eager", "sdpa"),
     ),
-    Setting("trust_remote_code", False, bool, "model", "Allow a model to run the Python code it brings; no file can say so."),
+    Setting("trust_remote_code", False, bool, "model", "Allow a model to run the Python code it brings; no file can allow it."),
     Setting("head_dim", None, int, "model", "Size of a head, if you want it checked; it is read from the model.", minimum=1),
     Setting(
         "gqa_ratio",
@@ -207,7 +207,7 @@ _ALL = (
         50,
         int,
         "importance",
-        "Calibration windows for the importance of layers; 0 leaves it out.",
+        "Calibration windows for the importance of layers; 0 skips it.",
         "samples",
         minimum=0,
         old_names=("importance_samples",),
@@ -337,7 +337,7 @@ _ALL = (
         "Groups kept by hand whatever the strategy says, as 3a1,5m20-29: attention group 1 of layer 3, MLP channels 20 to 29 "
         "of layer 5.",
     ),
-    Setting("cut_groups", "", str, "plan", "Groups cut by hand, named as in keep_groups; protection does not hold them."),
+    Setting("cut_groups", "", str, "plan", "Groups cut by hand, named as in keep_groups; protection does not keep them."),
     Setting(
         "groups",
         None,
@@ -371,7 +371,7 @@ _ALL = (
         False,
         bool,
         "recovery",
-        "Repair the cut model without training: what stays of o_proj and down_proj takes over what went (least squares).",
+        "Repair the cut model without training: new weights for what stays of o_proj and down_proj (least squares).",
         commands=_RECOVERY_COMMANDS,
     ),
     Setting(
@@ -400,7 +400,7 @@ _ALL = (
         str,
         "recovery",
         "Training text, named as corpus is, or instructions (dataset id, .json or .jsonl file with the columns instruction, "
-        "input and output), of which only answers are learned; left out, the calibration text.",
+        "input and output), of which only answers are learned; by default the calibration text.",
         commands=_RECOVERY_COMMANDS,
     ),
     Setting(
@@ -418,7 +418,7 @@ _ALL = (
         None,
         int,
         "recovery",
-        "Length of a training window; left out, seq_len.",
+        "Length of a training window; by default seq_len.",
         "tokens",
         minimum=2,
         commands=_RECOVERY_COMMANDS,
@@ -428,7 +428,7 @@ _ALL = (
         None,
         float,
         "recovery",
-        "Learning rate; left out, 1e-4 for lora and 1e-5 for full.",
+        "Learning rate; by default 1e-4 for lora and 1e-5 for full.",
         above=0,
         commands=_RECOVERY_COMMANDS,
     ),
@@ -437,7 +437,7 @@ _ALL = (
         1.0,
         float,
         "recovery",
-        "How often all training text is seen.",
+        "Passes over the training text.",
         "epochs",
         above=0,
         commands=_RECOVERY_COMMANDS,
@@ -488,7 +488,7 @@ _ALL = (
         20,
         int,
         "recovery",
-        "Steps from one perplexity to the next; the best state is kept.",
+        "Steps between two measurements of perplexity; the best state is kept.",
         "steps",
         minimum=1,
         commands=_RECOVERY_COMMANDS,
@@ -498,7 +498,7 @@ _ALL = (
         2.0,
         float,
         "recovery",
-        "Training stops when its loss is this many times what it was at first.",
+        "Training stops when its loss is this many times the first loss.",
         above=1,
         commands=_RECOVERY_COMMANDS,
     ),
@@ -525,7 +525,7 @@ _ALL = (
         0.0,
         float,
         "recovery",
-        "Share of inputs that the added matrices miss at random.",
+        "Share of inputs of the added matrices that are dropped at random.",
         "share",
         minimum=0,
         below=1,
@@ -545,7 +545,7 @@ _ALL = (
         0.0,
         float,
         "recovery",
-        "Share of the loss that compares with what the unpruned model says; 0 does without it.",
+        "Share of the loss that compares with the predictions of the model before the cut; 0 leaves it out.",
         "share",
         minimum=0,
         maximum=1,
@@ -556,7 +556,7 @@ _ALL = (
         2.0,
         float,
         "recovery",
-        "Above 1 the unlikelier tokens count more in that comparison.",
+        "Above 1, less likely tokens count more in that comparison.",
         above=0,
         commands=_RECOVERY_COMMANDS,
     ),
@@ -581,7 +581,7 @@ _ALL = (
         "windows",
         minimum=0,
     ),
-    Setting("prompt", _PROMPT, str, "evaluation", "Both models go on from this text."),
+    Setting("prompt", _PROMPT, str, "evaluation", "Both models continue this text."),
     # output
     Setting(
         "experiment_name",
@@ -597,12 +597,12 @@ _ALL = (
         False,
         bool,
         "output",
-        "Replace an experiment of the same name; a run that fails before it made anything gives it back. `recover`: give up a "
+        "Replace an experiment of the same name; it is restored if the run fails before it made anything. `recover`: give up a "
         "training that was stopped.",
     ),
-    Setting("resume", False, bool, "output", "Go on with an experiment that was stopped, from its last finished step."),
+    Setting("resume", False, bool, "output", "Continue an experiment that was stopped, from its last finished step."),
     Setting(
-        "dry_run", False, bool, "output", "Say what the plan would give, and the memory and disk it takes; change nothing."
+        "dry_run", False, bool, "output", "Show what the plan would give, and the memory and disk it takes; change nothing."
     ),
     Setting(
         "save_table_path",
@@ -668,7 +668,7 @@ STRATEGY_DEFAULTS: dict[str, dict] = {
 STRATEGIES = tuple(STRATEGY_DEFAULTS)
 # Where a run goes and how it is started; they say nothing of its result.
 OF_THE_FOLDER = ("experiment_name", "output_root", "overwrite", "resume", "dry_run")
-# What only the person in front may say, on this command line or in this app: no file keeps it, none can give it.
+# What only the person may decide, on this command line or in this app: it is never written to a file or read from one.
 OF_THE_PERSON = ("trust_remote_code",)
 PLAN_SETTINGS = tuple(name for name, setting in SETTINGS.items() if setting.group == "plan" and not setting.commands)
 

@@ -412,7 +412,7 @@ def finished(source, tmp_path_factory) -> Experiment:
             lambda lines: [*lines[:3], lines[3].replace("mlp", "heads").replace("attention", "heads"), *lines[4:]],
             "row 4: group_",
         ),
-        (lambda lines: [*lines, lines[2]], "stands in the table twice"),
+        (lambda lines: [*lines, lines[2]], "is in the table twice"),
         (
             lambda lines: [lines[0], *(re.sub(r",(96|768|1536),", ",95,", line) for line in lines[1:])],
             "is not the cost of this",
@@ -616,7 +616,7 @@ def test_ctrl_c_stops_a_run_and_says_so(source, tmp_path):
     run.send_signal(signal.SIGINT)
     _, complaint = run.communicate(timeout=60)
     goes_on = f"--experiment_name run --output_root {tmp_path / 'log'} --resume"
-    assert run.returncode == 130 and complaint == f"Go on with: python -m pruning global {goes_on}\nStopped.\n"
+    assert run.returncode == 130 and complaint == f"Continue with: python -m pruning global {goes_on}\nStopped.\n"
     status = read_status(experiment)
     assert (status.state, status.step) == ("cancelled", "gradients")
     assert files_of(experiment) == {"description.txt", "job.json", "<time>", "<time>/training.log"}

@@ -66,7 +66,7 @@ def test_an_overwriting_run_that_makes_nothing_gives_the_old_one_back(source, tm
     file = [f"--plan={tmp_path / 'plan.json'}"] if command == "apply" else []
     assert main([command, *flags, *file, f"--eval_corpus={tmp_path / 'gone.txt'}", "--overwrite"]) == 2
     said = capsys.readouterr().err
-    assert "gone.txt is not there" in said and "the experiment that was to be replaced is there as before" in said
+    assert "gone.txt is not there" in said and "the experiment that was to be replaced is kept as it was" in said
     assert before == {path: path.read_bytes() for path in old.folder.rglob("*") if path in before}
     assert [each.name for each in list_experiments(tmp_path)] == ["run"] and hidden(tmp_path) == []
 

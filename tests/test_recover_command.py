@@ -184,7 +184,7 @@ def test_a_second_training_that_was_killed_before_it_began_is_begun_with_resume(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--no-finetune"], "Nothing is asked for"),
+        (["--no-finetune"], "There is nothing to do"),
         (["--lora_targets=q_proj,query"], "`lora_targets` names 'query'; it may name: q_proj, k_proj,"),
         (["--lora_targets= , "], "the cut model has none of these left"),
         (["--reconstruct", "--corpus=gone.txt"], "gone.txt is not there"),
@@ -235,7 +235,7 @@ def test_a_stopped_training_says_by_which_line_it_goes_on(experiment, capsys, mo
         assert recover(experiment, *QUICK) == 130
     best, line, last = capsys.readouterr().err.strip().splitlines()[-3:]
     assert best == f"The best state of the training so far is kept in {experiment.path('recovery')}." and last == "Stopped."
-    prefix = "Go on with: python -m pruning "
+    prefix = "Continue with: python -m pruning "
     assert line.startswith(prefix) and main(line.removeprefix(prefix).split()) == 0
     assert experiment.is_recovered
 

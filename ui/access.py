@@ -17,7 +17,7 @@ ROOTS_VARIABLE = "PRUNING_ALLOWED_ROOTS"
 def is_beyond_loopback(address: str | None = None) -> bool:
     """Whether an address, by default the one that the server is bound to, can be reached from other machines.
 
-    A name counts as one that can, except `localhost`; so does no address, which stands for all there are.
+    A name counts as one that can, except `localhost`; so does no address, which means all there are.
     """
     return not _is_loopback(address if address is not None else st.get_option("server.address"))
 
@@ -31,7 +31,7 @@ def leave_own_token_out() -> None:
 
 
 def allowed_roots(address: str | None = None) -> tuple[Path, ...] | None:
-    """None when the server is bound to the loopback address, else the folders under which typed paths must lie.
+    """None when the server is bound to the loopback address, else the folders under which typed paths must be.
 
     The environment variable PRUNING_ALLOWED_ROOTS names them, joined by ':' (';' on Windows); default: the working folder.
     """

@@ -1,6 +1,6 @@
 """Which text: a corpus by its name, a dataset of the hub, a file, text pasted here, or that of the calibration.
 
-Several pickers may stand in the app; each keeps its widgets under keys that begin with its own `prefix`.
+The app may have several pickers; each keeps its widgets under keys that begin with its own `prefix`.
 """
 
 import streamlit as st
@@ -41,7 +41,7 @@ def show(prefix: str, kinds: tuple[str, ...]) -> None:
 
 
 def take(prefix: str, name: str | None) -> None:
-    """Has the picker show this corpus (None: that of the calibration); only before it is drawn."""
+    """Sets the picker to this corpus (None: that of the calibration); only before it is drawn."""
     state = st.session_state
     if name is None or name in _BY_NAME:
         state[f"{prefix}_kind"] = name or SAME

@@ -1,14 +1,14 @@
 """Who may talk to the app: only who came by the start link, only from the app's own pages, and never inside a frame.
 
-    http://localhost:8501/shape-plan?token=...&ratio=0.3   the right token: a page that sets a cookie and goes on to ...
+    http://localhost:8501/shape-plan?token=...&ratio=0.3   the right token: a page that sets a cookie and redirects to ...
     http://localhost:8501/shape-plan?ratio=0.3             the cookie: served
                                                            a wrong token, no cookie, another page's request: 403
 
-The same for pages, websocket, uploads, downloads, scripts and health, since it stands before all of them. Without a token
+The same for pages, websocket, uploads, downloads, scripts and health, since it comes before all of them. Without a token
 (`--no-token`) only the check of the cookie is left out.
 
-What it cannot do: browsers send a cookie to every port of its host, so whoever opens the page of another account on
-this machine under the same host name hands it the cookie. And it trusts no header of a proxy: one in front must hand on the
+What it cannot do: browsers send a cookie to every port of its host, so a person who opens the page of another account on
+this machine under the same host name gives it the cookie. And it trusts no header of a proxy: one in front must pass on the
 Host header as the browser sent it.
 """
 
@@ -36,7 +36,7 @@ _GO_ON = '<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" conten
 
 
 class Gate:
-    """ASGI middleware; `token` None lets in everybody whose request comes from the app's own pages."""
+    """ASGI middleware; `token` None accepts every request that comes from the app's own pages."""
 
     def __init__(self, app: ASGIApp, token: str | None):
         self._app, self._token = app, token
@@ -52,13 +52,13 @@ class Gate:
         await (answer or self._app)(scope, receive, functools.partial(_send_guarded, send))
 
     def _answer(self, asked: HTTPConnection) -> Response | None:
-        """What to answer in place of the app; None lets the request through."""
+        """What to answer instead of the app; None lets the request through."""
         if not (_is_from_own_page(asked) and _is_no_part_of_another(asked)):
             return _refusal(asked, "gate.other_page")
         if self._token is None:
             return None
         is_known = self._is_token(asked.cookies.get(_cookie_name(asked), ""))
-        if IN_LINK in asked.query_params:  # an old link from a history keeps nobody out who is in
+        if IN_LINK in asked.query_params:  # an old link from a history does not lock out a valid cookie
             is_known |= self._is_token(asked.query_params[IN_LINK])
             return _go_on(asked, self._token) if is_known else _refusal(asked, "gate.token")
         return None if is_known else _refusal(asked, "gate.token")
@@ -92,7 +92,7 @@ def _cookie_name(asked: HTTPConnection) -> str:
 
 
 def _go_on(asked: HTTPConnection, token: str) -> Response:
-    """Sets the cookie and goes on to the same address without the token.
+    """Sets the cookie and redirects to the same address without the token.
 
     By a page, not by a redirect: after a click on a page of another site, browsers withhold a strict cookie through all
     redirects. The address is relative, whatever a proxy puts before it.
@@ -128,7 +128,7 @@ async def _send_guarded(send: Send, message: Message) -> None:
 
 @functools.cache
 def _guards() -> dict[str, str]:
-    """Headers of every answer: never in a frame, nothing from outside, no address handed on."""
+    """Headers of every answer: never in a frame, nothing from outside, no address passed on."""
     policy = {
         "default-src": "'self'",
         # Streamlit runs the script of a component from a blob, and Plotly compiles the shaders of its parallel coordinates.
@@ -153,7 +153,7 @@ def _guards() -> dict[str, str]:
 
 
 def _scripts_in_the_page() -> list[str]:
-    """The scripts that stand in Streamlit's page itself, each as the policy names it: by its hash."""
+    """The inline scripts of Streamlit's page, each as the policy names it: by its hash."""
     page = (Path(st.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
     found = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     return [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in found]

@@ -44,7 +44,7 @@ def show(
 
 
 def watch(experiment: Experiment) -> None:
-    """Draws the page anew when a job begins that this session did not start."""
+    """Redraws the page when a job begins that this session did not start."""
     fragment(_look, run_every=_SECONDS_BETWEEN_IDLE_LOOKS)(experiment)
 
 

@@ -1,6 +1,6 @@
 """Which language a session speaks: what was picked or a link named, else that of the browser; English outside a session.
 
-Once picked or linked it stands in the URL as `lang`; until then a link leaves the choice to the browser that opens it.
+Once picked or linked it is in the URL as `lang`; until then a link leaves the choice to the browser that opens it.
 Knows no sentences: those are in translation.py.
 """
 
@@ -32,7 +32,7 @@ def restore() -> None:
 
 
 def choose(language: str) -> None:
-    """Has the session speak this language; the URL follows with the next run of the page."""
+    """Sets the language of the session; the URL follows with the next run of the page."""
     st.session_state[_KEY] = language
     st.session_state[_NAMED] = True
 

@@ -1,4 +1,4 @@
-"""What stands where an experiment should: it was renamed or deleted elsewhere, or a link names one that is not here."""
+"""What is shown if an experiment is missing: it was renamed or deleted elsewhere, or a link names one that is not here."""
 
 import streamlit as st
 

@@ -53,9 +53,9 @@ def measured_or_stop() -> Measured:
 
 @contextlib.contextmanager
 def explaining_damage() -> Iterator[None]:
-    """What the block cannot read is said in a sentence, where a file of the open experiment is damaged; other faults go on.
+    """Shows a sentence if a file of the open experiment is damaged and the block cannot read it; other errors are passed on.
 
-    Draws the screen anew when the experiment went: somebody renamed or deleted it while the block was reading.
+    Redraws the screen if the experiment is gone: it was renamed or deleted while the block was reading.
     """
     missing = workspace.missing()
     try:

@@ -6,7 +6,7 @@ from ui.translation import t
 
 
 def pick(page: str, sections: tuple[str, ...]) -> str:
-    """The section to show, at first the first one; it stands in the URL by its own name, so links work in any language."""
+    """The section to show, at first the first one; it is in the URL by its own name, so links work in any language."""
     key = f"{page}_section"
     if key not in st.session_state:
         linked = st.query_params.get(key)

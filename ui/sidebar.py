@@ -1,4 +1,4 @@
-"""What stands beside every screen: which model, which experiment, how far it got."""
+"""The sidebar of every screen: which model, which experiment, how far it got."""
 
 import streamlit as st
 
@@ -54,7 +54,7 @@ def _about(experiment: Experiment) -> None:
 
 
 def _language_picker() -> None:
-    """Says the same in every language, so that who cannot read the page finds it."""
+    """The same text in every language, so that a person who cannot read the page finds it."""
     st.session_state[_LANGUAGE_KEY] = language.current()
     st.segmented_control(
         t("sidebar.language"),

@@ -29,7 +29,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 def token(arguments: list[str]) -> str | None:
     """A new random token, None where `--no-token` was given; any other argument ends the start with a line on the usage."""
     parser = argparse.ArgumentParser(prog="streamlit run app.py --", description="What the app itself takes.")
-    parser.add_argument("--no-token", action="store_true", help="let in whoever reaches the port, without the start link")
+    parser.add_argument("--no-token", action="store_true", help="let in everyone who reaches the port, without the start link")
     return None if parser.parse_args(arguments).no_token else secrets.token_urlsafe(32)
 
 
@@ -84,7 +84,7 @@ def told(link: str, token: str | None) -> str:
 
 @contextlib.contextmanager
 def _opened(link: str) -> Iterator[None]:
-    """Opens a file that goes on to the link, there until the block ends.
+    """Opens a file that redirects to the link; it exists until the block ends.
 
     Not the link itself: the other accounts of a machine can read the command line of the browser, but not this file.
     """

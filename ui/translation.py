@@ -19,7 +19,7 @@ class Markdown(str):
 
 
 def t(key: str, **values) -> Markdown:
-    """The sentence of a key as Markdown; its values are shown as they are, whatever markup stands in them.
+    """The sentence of a key as Markdown; its values are shown as they are, whatever markup they hold.
 
     Only what `t` or `plain` gave is put in as it is. Raises KeyError for a key that has no sentence.
     """
@@ -58,7 +58,7 @@ _FOUND_LATER = re.compile(r"https?://|www\.|.@.|:[\w+/-]+:|^(<->|->|<-|--|>=|<=|
 
 
 def plain(text: str) -> Markdown:
-    """Text that somebody typed or a file holds, so that Markdown shows it as it is: no links, no pictures, no markup.
+    """Text that a person typed or a file holds, so that Markdown shows it as it is: no links, no pictures, no markup.
 
     Words that only code can hold back become code. White space becomes one space: a new line could begin anything.
     """
@@ -69,7 +69,7 @@ def plain(text: str) -> Markdown:
 
 
 def code(text: str) -> Markdown:
-    """Text that somebody typed or a file holds, as code."""
+    """Text that a person typed or a file holds, as code."""
     return Markdown(f"`{_within_code(text)}`")
 
 

@@ -10,7 +10,7 @@ _IN_A_ROW = {1: 1, 2: 2, 3: 3, 4: 2}  # four beside each other break every line
 
 
 def show(samples: dict, stages: tuple[str, ...] = STAGES) -> None:
-    """The prompt, and side by side how each stage that was written down goes on from it."""
+    """The prompt, and side by side how the model of each recorded stage continues it."""
     st.code(samples["prompt"], language=None, wrap_lines=True)
     written = [stage for stage in stages if stage in samples]
     if not written:

@@ -181,7 +181,7 @@ def parallel_revision(rows: pd.DataFrame) -> str:
 
 
 def parallel_filter(rows: pd.DataFrame, ranges: list[Ranges | None]) -> np.ndarray:
-    """Which rows lie within the ranges that were drawn, one list of [low, high] per axis; [rows] bool."""
+    """Which rows are within the ranges that were drawn, one list of [low, high] per axis; [rows] bool."""
     drawn = parallel_rows(rows)
     within = np.ones(len(drawn), dtype=bool)
     for column, wanted in zip(parallel_columns(rows), ranges, strict=True):

@@ -25,9 +25,9 @@ TALL = 480
 SMALL = 240
 GRID = "rgba(128, 136, 149, 0.25)"
 TEXT = "#737B87"  # 4.3 : 1 on white and on Streamlit's dark background; a theme may replace it
-ON_BARS = "#141820"  # what stands on the blue and the orange of bars: 5 : 1 and more, in both themes
+ON_BARS = "#141820"  # text on the blue and the orange of bars: 5 : 1 and more, in both themes
 READABLE_LAYERS = 40  # up to this many, every layer index is written under the axis
-LOG_RATIO = 10  # numbers whose largest is more than this many times the smallest stand on a log axis
+LOG_RATIO = 10  # numbers whose largest is more than this many times the smallest get a log axis
 _NOT_OURS = re.compile(r"<(?!/?(?:br|b|sub|extra)>)")  # of what Plotly takes for markup, all but what charts here use
 _TEMPLATE = go.layout.Template(
     layout={
@@ -43,7 +43,7 @@ _TEMPLATE = go.layout.Template(
 def figure_of(traces: list, title: str, name: str, height: int, **layout) -> go.Figure:
     """A figure of fixed height; `uirevision` keeps the zoom while only the numbers change.
 
-    What stands in names and reasons is shown as it is: no links, which Plotly would make of `<a href=...>`.
+    Names and reasons are shown as text: no links, which Plotly would make of `<a href=...>`.
 
     The whole layout goes in at once: each `update_layout` would check it again and cost milliseconds.
     """
@@ -190,7 +190,7 @@ def smallest_positive(scores: np.ndarray) -> float:
 
 
 def positive(scores: np.ndarray) -> np.ndarray:
-    """Scores for a log scale: zeros stand at the smallest positive one (the hover text has the true value)."""
+    """Scores for a log scale: zeros are drawn at the smallest positive one (the hover text has the true value)."""
     return np.maximum(scores, smallest_positive(scores))
 
 

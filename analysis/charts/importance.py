@@ -90,7 +90,7 @@ def _layer_trace(found: LayerImportance, t: Translate) -> dict:
 def group_importance_bars(
     table: GroupTable, t: Translate, log: bool = False, protection: Protection | None = None
 ) -> go.Figure:
-    """Summed group importance of each layer: attention and MLP stacked; side by side on a log axis, where stacking lies.
+    """Summed group importance of each layer: attention and MLP stacked; side by side on a log axis, which cannot stack.
 
     Layers that `protection` spares altogether are shaded.
     """
@@ -380,7 +380,7 @@ def rank_scatter_data(comparison: MethodComparison, kind: str, max_points: int =
 
 def rank_scatter(comparison: MethodComparison, t: Translate, shared: Overlap | None = None) -> go.Figure:
     """The rank of each group under two methods; the title has Spearman's correlation, and what two plans cut alike."""
-    traces = [_rank_trace(comparison, kind, t) for kind in (MLP, ATTENTION)]  # the few diamonds lie on top
+    traces = [_rank_trace(comparison, kind, t) for kind in (MLP, ATTENTION)]  # the few diamonds are drawn on top
     spearman = f"{comparison.spearman['all']:.3f}"
     if shared is None:
         title = t("chart.ranks.title", spearman=spearman)

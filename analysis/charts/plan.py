@@ -81,7 +81,7 @@ def protection_reasons(protection: Protection, num_layers: int) -> list[tuple[st
 def pruning_rates(plan: PruningPlan, protection: Protection, t: Translate, rates: LayerRates | None = None) -> go.Figure:
     """Removed share of each layer's prunable parameters; protected layers hatched, with the reason on hover.
 
-    With `rates`, the rate computed for each layer stands around it as an outline, for protected layers too; hovering on any
+    With `rates`, the rate computed for each layer is drawn around it as an outline, for protected layers too; hovering on any
     bar names both rates.
     """
     data = pruning_rates_data(plan, protection)
@@ -358,7 +358,7 @@ class CurveData:
     """All groups that may go, lowest score first; `total` counts them before sampling.
 
     `by_hand` holds those that a person kept or cut; `parts` all others. A group outside the list (protected, or needed for
-    a floor) that was cut by hand stands where its score would place it.
+    a floor) that was cut by hand is drawn where its score would place it.
 
     `cuts` are the shares at which the cut falls: one (key "all") if the plan removes the first groups of the list, one per
     kind if it does so within each kind (a fixed split), none where each layer has a cut of its own.
@@ -413,7 +413,7 @@ def _not_by_hand(candidates: np.ndarray, plan: PruningPlan) -> np.ndarray:
 
 
 def _changed_by_hand(table: GroupTable, plan: PruningPlan, kind: str, max_points: int) -> np.ndarray:
-    """Positions of one kind, lowest score first; those never measured have no score to stand at."""
+    """Positions of one kind, lowest score first; those never measured have no score."""
     at = plan.by_hand[plan.groups.block[plan.by_hand] % 2 == (kind == MLP)]
     at = at[~np.isnan(table.score[at])]
     at = at[np.argsort(table.score[at], kind="stable")]
@@ -526,7 +526,7 @@ def _cut_line(key: str, share: float) -> dict:
 
 
 def _cut_label(key: str, share: float, t: Translate) -> dict:
-    at_bottom = key == MLP  # two lines may stand close to each other; their labels do not
+    at_bottom = key == MLP  # two lines may be close to each other; their labels must not be
     return {
         "text": t(f"chart.curve.cut.{key}", share=percent(share)),
         "font": {"color": COLOURS["cut" if key == "all" else key]},

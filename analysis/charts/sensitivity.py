@@ -131,7 +131,7 @@ def protection_curves(finding, t: Translate) -> go.Figure:
             }
         )
     figure = _perplexity_over("ratio", traces, [finding.perplexity, *values], "protection", t)
-    return figure.update_yaxes(type="log")  # what the first ratios differ by would lie flat beside the last
+    return figure.update_yaxes(type="log")  # beside the last ratio the differences of the first ones would not show
 
 
 def protection_trained(finding, t: Translate) -> go.Figure:
@@ -303,7 +303,7 @@ def matrix_corners(finding, t: Translate) -> go.Figure:
 
 
 def layer_to_scale(boxes: list, t: Translate) -> go.Figure:
-    """The matrices of one layer drawn to scale (`lessons.layer_boxes`), with the rows or columns of one group lit up."""
+    """The matrices of one layer drawn to scale (`layer_boxes`), with the rows or columns of one group lit up."""
     shapes, marks = [], {"x": [], "y": [], "text": []}
     for box in boxes:
         kind = ATTENTION if box.module in ("q_proj", "k_proj", "v_proj", "o_proj") else MLP
@@ -402,7 +402,7 @@ def _path_over(start: tuple[float, float], end: tuple[float, float]) -> dict:
 
 
 def budget_filled(gone, t: Translate) -> go.Figure:
-    """The knapsack: parameters of what went, lowest score first, as one bar of attention and MLP (`lessons.budget`)."""
+    """The knapsack: parameters of what went, lowest score first, as one bar of attention and MLP (`fill_budget`)."""
     traces = [
         {
             "type": "bar",

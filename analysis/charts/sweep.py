@@ -181,7 +181,7 @@ def _along(point: dict, axis: str) -> float:
 
 
 def _along_current(current: Setting, axis: str) -> float | None:
-    """Where the current setting lies on the axis; nowhere if its split is left to the scores."""
+    """Where the current setting is on the axis; nowhere if its split is left to the scores."""
     if axis == RATIO:
         return current[1]
     split = parse_split(current[0])

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     diff.show(difference)
     written = []
     if args.language == "zh" or experiment.is_cut:  # the app takes pruning_analysis.csv as the sign of a cut
-        # The Chinese table stands beside the one that the cut wrote, which the app reads.
+        # The Chinese table is written beside the one of the cut, which the app reads.
         written.append(experiment.path(_CHINESE_FILE if args.language == "zh" else RESULT_FILE))
         diff.write_table(difference.matrices, written[0], args.language)
     written.append(experiment.path(_FLOW_FILE))

@@ -36,7 +36,7 @@ class Difference:
     plan: PruningPlan
     matrices: pd.DataFrame
     planned: bool
-    others: tuple[str, ...] | None = None  # tensors of the cut model that no matrix stands for; None without its files
+    others: tuple[str, ...] | None = None  # tensors of the cut model that are no matrix of the table; None without its files
 
     @property
     def checks(self) -> list[Check]:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"measured {result['model']}", file=sys.stderr)
             results.append(result)
             _record_speed(result, args.output_root)
-    finally:  # a later model that cannot be measured costs nobody the earlier ones
+    finally:  # if a later model cannot be measured, the results of the earlier ones are kept
         if results:
             _give_out(results, args)
     return 0

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
     def _hint(self, flag: str) -> str:
-        """What took the place of a flag, which command has it, or the nearest flag of this one."""
+        """What replaced a flag, which command has it, or the nearest flag of this one."""
         name = flag.removeprefix("--")
         if name in _REPLACED:
             return f" ({_REPLACED[name]})"
@@ -129,7 +129,7 @@ def given_settings(command: str, known: argparse.Namespace, notes: list[str]) ->
 
 
 def refuse_missing_folder(path: Path) -> None:
-    """Raises PruningError when a file could not be written there for want of its folder, before an hour is spent on it."""
+    """Raises PruningError if a file cannot be written there because its folder is missing, before an hour is spent on it."""
     if not path.resolve().parent.is_dir():
         raise PruningError("disk_write", path=path, reason="its folder is not there")
 
@@ -145,7 +145,7 @@ def read_config(path: Path) -> dict:
 
 
 def _read_yaml(path: Path) -> dict:
-    """Values as text, as flags have them: YAML reads the split 2:8 as a number to the base 60. None where nothing stands."""
+    """Values as text, as flags have them: YAML reads the split 2:8 as a number to the base 60. None for an empty value."""
     import yaml
 
     class AsTyped(yaml.BaseLoader):

@@ -16,7 +16,7 @@ _USER_ERROR, _STOPPED, _FAILED = 2, 130, 1
 
 @contextlib.contextmanager
 def telling_how_to_go_on(command: str, experiment: Experiment) -> Iterator[None]:
-    """Says, when the person stops what the block does, by which line it goes on, and where a training keeps its best state."""
+    """If the person stops the block: prints the command that continues it, and where a training keeps its best state."""
     try:
         yield
     except (Cancelled, KeyboardInterrupt):
@@ -27,7 +27,7 @@ def telling_how_to_go_on(command: str, experiment: Experiment) -> Iterator[None]
         line = shlex.join(["python", "-m", "pruning", command, "--experiment_name", experiment.name, *where, "--resume"])
         if experiment.has(RECOVERY_FOLDER, "best"):
             print(f"The best state of the training so far is kept in {experiment.path(RECOVERY_FOLDER)}.", file=sys.stderr)
-        print(f"Go on with: {line}", file=sys.stderr)
+        print(f"Continue with: {line}", file=sys.stderr)
         raise
 
 

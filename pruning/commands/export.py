@@ -58,7 +58,7 @@ def run(known: argparse.Namespace) -> int:
 
 
 def _targets(folder: str | None, formats: tuple[str, ...]) -> dict[str, Path]:
-    """Where each format is copied to; raises PruningError, before anything is made, for what stands there or cannot be."""
+    """Where each format is copied to; raises PruningError, before anything is made, if it exists or cannot be written."""
     if folder is None:
         return {}
     root = Path(folder).expanduser()

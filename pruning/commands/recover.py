@@ -18,7 +18,7 @@ from .exits import telling_how_to_go_on
 from .run import tell_summary
 
 COMMAND = "recover"
-_ASKS = ("reconstruct", "reconstruct_tokens")  # what the cut asked for stands
+_ASKS = ("reconstruct", "reconstruct_tokens")  # kept as the cut had them
 _OF_OTHER_GROUPS = ("device", "dtype", "attn_implementation", "trust_remote_code", "corpus", "text_column", "seq_len")
 _OF_OTHER_GROUPS += ("gradient_batch_size", "seed")
 _OF_OUTPUT = ("output_root", "resume", "overwrite", "dry_run")

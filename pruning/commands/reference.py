@@ -1,4 +1,4 @@
-"""The table of all parameters in the README, made from settings.py: `python -m pruning.commands.reference` writes it anew."""
+"""The table of all parameters in the README, made from settings.py: `python -m pruning.commands.reference` updates it."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def parameter_table() -> str:
 
 
 def readme_with_table(readme: str) -> str:
-    """The README with the table between its two marks made anew."""
+    """The README with the table between its two marks updated."""
     before, _, rest = readme.partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}\n\n{parameter_table()}\n\n{END}{after}"
@@ -43,7 +43,7 @@ def _value(default) -> str:
     if default in (None, ""):
         return "-"
     if "\n" in str(default):
-        return "a Python function to go on with"
+        return "the head of a Python function"
     return f"`{default}`"
 
 

@@ -42,7 +42,7 @@ def run(command: str, known: argparse.Namespace) -> int:
     print(*notes, sep="", end="", file=sys.stderr)  # only now: what is refused is one sentence
     stopped = _stopped_run(command, given, settings) if settings["resume"] else None
     if stopped is not None:
-        # Where the table goes is said by this command line alone: a description may come from somebody else.
+        # Only this command line says where the table goes: a description may come from another person.
         settings = stopped.settings | {name: settings[name] for name in ("dry_run", "save_table_path")}
     if settings["base_model"] is None:
         raise PruningError("setting_missing", name="base_model")
@@ -103,7 +103,7 @@ def _run_job(job: str, experiment: Experiment, permissions: Permissions, is_new:
     except BaseException as error:
         has_to_be_read = not isinstance(error, PruningError) or error.code in ("unexpected", "cancelled")
         if experiment.settle():
-            print("Nothing was made, so the experiment that was to be replaced is there as before.", file=sys.stderr)
+            print("Nothing was made, so the experiment that was to be replaced is kept as it was.", file=sys.stderr)
         elif is_new and not experiment.holds_work and not has_to_be_read:
             experiment.discard()
         raise
@@ -111,7 +111,7 @@ def _run_job(job: str, experiment: Experiment, permissions: Permissions, is_new:
 
 
 def _stopped_run(command: str, given: dict, settings: dict) -> Experiment | None:
-    """The experiment to go on with, None when there is none yet; raises PruningError when it was another run."""
+    """The experiment to continue, None if there is none yet; raises PruningError if it was another run."""
     name = settings["experiment_name"]
     if name is None:
         raise PruningError("setting_missing", name="experiment_name")
@@ -201,7 +201,7 @@ def tell_summary(experiment: Experiment, notes: list[str]) -> None:
 
 
 def summary(experiment: Experiment) -> str:
-    """What the run came to, one figure per line, each with its basis."""
+    """The results of the run, one figure per line, each with its basis."""
     metrics = experiment.metrics()
     rows = [("experiment", str(experiment.folder))]
     if "parameters" in metrics:

@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise Can
 def write_bin(folder: Path, path: Path, on_progress: Progress | None = None) -> None:
     """Writes `path` from a model folder, in the folder's dtype.
 
-    Use within `disk.written_whole`: an error leaves the file as far as it came.
+    Use within `files.written_whole`: an error leaves the file unfinished.
     """
     header = CheckpointHeader.read(folder)
     with stored_tensors(header) as stored, Path(path).open("wb") as file:
@@ -79,7 +79,7 @@ def _config_of(path: Path, state_dict) -> dict:
 
 
 class _Watched:
-    """A file that tells how much was written to it."""
+    """A file that reports how much was written to it."""
 
     def __init__(self, file, total: int, on_progress: Progress):
         self._file, self._total, self._on_progress, self._done = file, total, on_progress, 0

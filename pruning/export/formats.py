@@ -64,7 +64,7 @@ def refuse(name: str, header: CheckpointHeader) -> None:
 
 
 def needed_bytes(name: str, header: CheckpointHeader) -> int:
-    """Room that making this format takes at most; a folder in another number format stands beside its zip."""
+    """Largest disk space that making this format takes; a folder in another number format is kept beside its zip."""
     if name in GGUF_KINDS:
         return gguf_bytes(header.shape, GGUF_KINDS[name]) + SMALL_FILES
     if name in HF_DTYPES:

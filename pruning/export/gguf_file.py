@@ -2,7 +2,7 @@
 
     model/*.safetensors --float32--> rows reordered for llama.cpp's rotation --> F32, F16, BF16 or Q8_0 --> model-Q8_0.gguf
 
-Vectors (norms, biases) stay F32. Where tensors lie and what they are called: gguf_layout.py.
+Vectors (norms, biases) stay F32. Order and names of tensors: gguf_layout.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ def write_gguf(
     folder: Path, tokenizer: PreTrainedTokenizerBase, path: Path, kind: str, on_progress: Progress | None = None
 ) -> None:
     """Writes `path` from a model folder, its matrices as `kind`, one of gguf_layout.GGUF_TYPES; Q8_0 leaves rows whose length
-    is no multiple of 32 as F16. Use within `disk.written_whole`: an error leaves the file as far as it came.
+    is no multiple of 32 as F16. Use within `files.written_whole`: an error leaves the file unfinished.
 
     Raises PruningError for a model or tokenizer that llama.cpp cannot hold, and for values too large for F16.
     """

@@ -1,4 +1,4 @@
-"""How the tensors of a model lie in a GGUF file of llama.cpp: architecture, sizes per layer, names.
+"""The layout of a model in a GGUF file of llama.cpp: architecture, sizes per layer, names of tensors.
 
     one size       llama, qwen2, qwen3        sizes differ   deci: arrays of head counts and MLP widths
     q, k           llama and deci rotate neighbouring pairs, so rows change places; qwen2 and qwen3 rotate halves, as here
@@ -201,7 +201,7 @@ def _layer_tensors(index: int, present: LayerShape, written: LayerShape, permute
 
 
 def _is_read(module: str, layer: LayerShape) -> bool:
-    """llama.cpp refuses a file that holds tensors it does not ask for: norms in front of nothing."""
+    """llama.cpp refuses a file with tensors that it does not read, such as norms before a block that is gone."""
     if module == "input_layernorm" or module.startswith("self_attn"):
         return layer.num_key_value_heads > 0
     return layer.intermediate_size > 0

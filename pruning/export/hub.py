@@ -2,7 +2,7 @@
 
     create repository -> upload large files -> one commit with everything        a commit is whole or not there
 
-The token is handed on in memory only: it is in no file, no log and no message.
+The token is kept in memory only: it is in no file, no log and no message.
 """
 
 import re

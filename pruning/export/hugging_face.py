@@ -42,7 +42,7 @@ def save_model(
     on_progress: Progress | None = None,
     source: Path | None = None,
 ) -> None:
-    """Writes `folder`, replacing one that stands there once all is written; weights as `dtype` (default: the model's).
+    """Writes `folder`, replacing an existing one when all is written; weights as `dtype` (default: the model's).
 
     Licence files of the `source` folder are carried over. Raises PruningError when the disk is full or cannot be written.
     The folder loads with `from_pretrained`; with `trust_remote_code=True` where layers differ in size.
@@ -85,7 +85,7 @@ def write_small_files(
     source: Path | None = None,
 ) -> None:
     """Writes all of a model folder but its weights: config and code, generation config, tokenizer with its chat template,
-    licence files of the source. Code of the source does not come along. The weights of `model` are not looked at.
+    licence files of the source. Code of the source is left out. The weights of `model` are not used.
     """
     _write_config(model, dtype, folder)
     # Not `save_pretrained`: it refuses settings that many published models come with (temperature without do_sample).
@@ -127,7 +127,7 @@ def write_zip(folder: Path, zip_path: Path, on_progress: Progress | None = None)
     """Packs the files of `folder` under its name, uncompressed (weights do not compress).
 
     `on_progress` is told the bytes done and in all, and may raise to stop. Raises PruningError when the disk is full or
-    cannot be written; a zip that is not complete never stands under its name.
+    cannot be written; an incomplete zip never gets this name.
     """
     folder, zip_path = Path(folder), Path(zip_path)
     files = sorted(file for file in folder.rglob("*") if file.is_file())

@@ -45,14 +45,14 @@ def model_card(
 
 
 def _base_name(settings: dict) -> str:
-    """A hub id as it is, `demo`, or the last part of a folder: where it lies on this machine is nobody's business."""
+    """A hub id as it is, `demo`, or the last part of a folder: its path on this machine is private."""
     name = str(settings["base_model"])
     is_local = name.startswith((".", "~")) or Path(name).is_absolute() or Path(name).is_dir()
     return Path(name).name if is_local else name
 
 
 def _code(value: str | None) -> str | None:
-    """A name that somebody gave, as code in a cell: whoever reads the card fetches no picture and sees no link of it."""
+    """A name that a person gave, as code in a cell, so that no picture is fetched and no link made of it in the card."""
     return f"`{' '.join(value.split()).replace('`', 'ˋ').replace('|', chr(92) + '|')}`" if value else None
 
 
@@ -139,7 +139,7 @@ def _how_to_load(experiment: Experiment, name: str, place: str | None, beside: t
     config = read_config(saved) if (saved / "config.json").is_file() else {}
     own_code = str(config.get("model_type")).startswith(PRUNED_PREFIX)
     why = _WHY_CODE if own_code else "All layers are of one size; stock classes load it."
-    where = "" if place else f" Run this where the folder `{folder_of(name)}` lies:"
+    where = "" if place else f" Run this beside the folder `{folder_of(name)}`:"
     parts = [f"## How to load\n\n{why}{where}", _python(sample_code(name, own_code, place))]
     for other in _checked(experiment, beside):
         parts += [f"`{file_of(other)}`{_READERS[other == BIN]}:", _python(sample_code(other))]
@@ -164,7 +164,7 @@ def _checks(metrics: dict, names: tuple[str, ...]) -> str | None:
         return None
     rows = [f"| `{name}` | {_check_cells(check)} |" for name, check in found.items()]
     head = "| format | largest difference of logits | top-1 agreement | llama.cpp |\n| --- | --- | --- | --- |"
-    told = "Each format was loaded again in a fresh process and held against the cut model, in float32 on 4 windows."
+    told = "Each format was loaded again in a fresh process and compared with the cut model, in float32 on 4 windows."
     return "\n".join(["## Checks", "", told, "", head, *rows])
 
 

@@ -55,7 +55,7 @@ def _attention_factor(longrope: dict) -> dict[str, float]:
 
 
 def _readable_tokenizer(config: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Any version then reads tokenizer.json as it stands.
+    """Any version then reads tokenizer.json as it is.
 
     transformers 4 does not know all classes of 5, rebuilds the rule for the first token of some that it knows, expects named
     tokens under `extra_special_tokens`, and has other defaults.

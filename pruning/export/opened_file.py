@@ -1,6 +1,6 @@
 """An exported .bin or .gguf, opened again to be checked: the model that its tensors give, and what llama.cpp makes of it.
 
-model-Q8_0.gguf --gguf--> float32 tensors, rows in the checkpoint's order --held against model/--> a model of transformers
+model-Q8_0.gguf --gguf--> float32 tensors, rows in the checkpoint's order --compared with model/--> a model of transformers
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ class OpenedFile:
     def continued(self, window: torch.Tensor) -> dict:
         """Greedy continuation by llama.cpp beside that of transformers; empty where llama-cpp-python is not installed.
 
-        {"tokens": 32, "equal": tokens until the first difference, "gap": how far the two best logits lie apart there}
+        {"tokens": 32, "equal": tokens until the first difference, "gap": difference of the two best logits there}
         """
         if importlib.util.find_spec("llama_cpp") is None:
             return {}

@@ -3,8 +3,8 @@
     original files --tensor by tensor, what stays--> the export's tensors, but for those that were repaired or trained
                    --one matrix in memory at a time, what goes zeroed--> logits --> the export's logits
 
-A model in memory cannot tell what loading it lost. Here each tensor counts that is stored, whatever the config says of it: an
-output head that lies in the files is the head.
+A model in memory does not show what loading it lost. Here every stored tensor counts, whatever the config says about it: an
+output head that is in the files is the head.
 """
 
 import json
@@ -113,7 +113,7 @@ class OriginalFiles:
             config = model_class.config_class.from_dict(header.config)
         else:
             config = AutoConfig.from_pretrained(header.folder, trust_remote_code=False)
-        config.tie_word_embeddings = False  # each is read from where it lies
+        config.tie_word_embeddings = False  # each is read from its own tensor
         with init_empty_weights(include_buffers=False):
             return model_class(config) if own else AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 

@@ -1,9 +1,9 @@
 """The only code that an exported folder brings: the two files of this project, byte for byte, and the entry that leads to them.
 
-    source folder: tokenizer_of_theirs.py, "auto_map" in tokenizer_config.json     --> neither comes along
+    source folder: tokenizer_of_theirs.py, "auto_map" in tokenizer_config.json     --> both are left out
     layers of different sizes: configuration_pruned.py, modeling_pruned.py, "auto_map" in config.json
 
-Who loads an export with `trust_remote_code=True` trusts this project, and nobody else.
+A person who loads an export with `trust_remote_code=True` has to trust this project only.
 """
 
 import json
@@ -36,7 +36,7 @@ def remove_foreign_code(folder: Path) -> None:
 
 
 def foreign_code(folder: Path) -> str | None:
-    """Names the first thing in a folder that would run code of somebody else; None where there is nothing of the kind."""
+    """Names the first thing in a folder that would run code that is not of this project; None if there is none."""
     own = {file.name: file.read_bytes() for file in CODE_FILES} if _is_of_own_class(folder) else {}
     for file in sorted(folder.rglob("*.py")):
         if file.read_bytes() != own.get(str(file.relative_to(folder))):
@@ -45,8 +45,8 @@ def foreign_code(folder: Path) -> str | None:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Before a folder is packed or uploaded: raises PruningError where somebody put other code, or a link that leaves it, into
-    it. Our own two files are brought up to this version, which is the one that builds and checks the model.
+    """Before a folder is packed or uploaded: raises PruningError if it holds other code, or a link that leaves it. Our own two
+    files are updated to this version, which builds and checks the model.
     """
     for file in CODE_FILES if _is_of_own_class(folder) else ():
         if (folder / file.name).is_file() and (folder / file.name).read_bytes() != file.read_bytes():
@@ -77,7 +77,7 @@ def portable(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBa
 
 
 def _entries(folder: Path):
-    """(JSON file, its entries that lead to somebody's code)."""
+    """(JSON file, its entries that lead to other code)."""
     for file in sorted(folder.glob("*.json")):
         content = _small_object(file)
         own = _own_map(folder) if file.name == "config.json" else None

@@ -60,10 +60,10 @@ def check_reload(
 def check_file(path: Path, kind: str, folder: Path, model: PreTrainedModel, windows: torch.Tensor) -> dict:
     """As `check_reload`, of a file that was made from the model folder `folder`: `kind` is "bin" or a type of GGUF.
 
-    Every tensor of a GGUF file is held against the folder's, and what llama.cpp continues is compared where it is installed:
-    {"llama_cpp": {"tokens": 32, "equal": tokens until the first difference}}; they may part only where the two best logits
-    are closer than 1e-4. Rounding to F16, BF16 or Q8_0 may change
-    logits by any amount, which is reported; everything else must agree to 1e-4.
+    Every tensor of a GGUF file is compared with the folder's. Where llama.cpp is installed, so are its greedy tokens:
+    {"llama_cpp": {"tokens": 32, "equal": tokens until the first difference}}; they may differ only where the two best logits
+    are closer than 1e-4. Rounding to F16, BF16 or Q8_0 may change logits by any amount, which is reported; everything else
+    must agree to 1e-4.
     """
     result = _compared(Path(path), Path(folder), model, None, windows, kind)
     if result.pop("exact") and not result["max_abs_diff"] < TOLERANCE:
@@ -188,7 +188,7 @@ def _beside_original(folder: str, original_file: str, logits: torch.Tensor, wind
 
 def _opened_folder(folder: str, tensors: dict[str, torch.Tensor], device: str) -> PreTrainedModel:
     if (found := foreign_code(Path(folder))) is not None:
-        sys.exit(f"it holds code of somebody else: {found}")
+        sys.exit(f"it holds code that is not of this project: {found}")
     own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)  # whose files are ours, byte for byte
     if "token_ids" in tensors:
         _check_tokenizer(folder, own_code, tensors["token_ids"])

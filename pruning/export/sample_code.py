@@ -1,4 +1,4 @@
-"""How to load what was exported, as code that runs as it stands in the folder that holds the file. Imports no torch.
+"""How to load what was exported, as code that runs in the folder that holds the file. Imports no torch.
 
 What needs this project says so: it is found where it is installed, or through PYTHONPATH.
 """

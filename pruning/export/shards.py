@@ -104,7 +104,7 @@ def _ahead(pieces: Iterator[np.ndarray]) -> Iterator[Iterator[np.ndarray]]:
 
 
 def write_index(folder: Path, file_of: dict[str, str], total: int) -> None:
-    """Writes the index that says in which file each tensor lies; `total` is in bytes."""
+    """Writes the index that says in which file each tensor is; `total` is in bytes."""
     index = {"metadata": {"total_size": total}, "weight_map": file_of}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

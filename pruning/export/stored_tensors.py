@@ -1,6 +1,6 @@
 """The tensors of a model folder one by one, so that a model of any size can be turned into another format.
 
-model-00001-of-00004.safetensors --memory map--> one tensor --> whoever writes it
+model-00001-of-00004.safetensors --memory map--> one tensor --> its writer
 """
 
 from collections.abc import Iterator

@@ -115,7 +115,7 @@ def windows_left_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, seq_len
 
 
 def _spread(size: int, count: int) -> np.ndarray:
-    """`count` positions spread evenly over `size` ones; all of them for 0, or where there are no more."""
+    """`count` positions spread evenly over `size` ones; all of them for 0, or if there are not more."""
     if count == 0 or count >= size:
         return np.arange(size)
     return np.linspace(0, size - 1, count).round().astype(np.int64)

@@ -80,7 +80,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def _own_config(folder: Path) -> PreTrainedConfig | None:
-    """The config of a folder of this project's own classes, which transformers cannot read by itself; None for any other."""
+    """The config of a folder of this project's own classes, which transformers alone cannot read; None for any other."""
     config = read_config(folder) if (folder / "config.json").is_file() else {}
     return config_from(config) if str(config.get("model_type")).startswith(PRUNED_PREFIX) else None
 

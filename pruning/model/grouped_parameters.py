@@ -24,7 +24,7 @@ class GroupedParameter:
 
     @property
     def reads_groups(self) -> bool:
-        """Whether its columns are cut: the weights of o_proj and down_proj, whose inputs are what groups hand on."""
+        """Whether its columns are cut: the weights of o_proj and down_proj, whose inputs are the outputs of groups."""
         return self.dim == 1
 
     def sum_per_group(self, values: torch.Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How much each prunable group matters: one number per group, measured on calibration samples (methods.md section 2).
+"""How much each prunable group matters: one number per group, measured on calibration samples (docs/methods.md section 2).
 
     taylor      abs(theta * g_bar)                              gradients, added up over all batches
     taylor_2nd  abs(theta * g_bar) + 1/2 theta^2 h              and each batch's own, squared

@@ -1,4 +1,4 @@
-"""How much each layer matters as a whole: one number per layer (methods.md section 3).
+"""How much each layer matters as a whole: one number per layer (docs/methods.md section 3).
 
     one full pass, the hidden states before each layer kept
     removal          h_l goes straight into layer l + 1: mean loss then, minus mean loss of the whole model
@@ -53,7 +53,7 @@ def measure_layers(
 def _removal_losses(model: PreTrainedModel, passed: LayerPass, batch: torch.Tensor) -> np.ndarray:
     """Summed next-token loss without each layer, and of the whole model last, [layers + 1]."""
     losses = []
-    for left_out, hidden in enumerate(passed.hidden_states[:-1]):  # what goes into a bypassed layer goes on into the next
+    for left_out, hidden in enumerate(passed.hidden_states[:-1]):  # the input of a bypassed layer is the input of the next
         losses.append(_loss(model, continue_from(model, left_out + 1, hidden, passed.arguments), batch))
     return np.array([*losses, _loss(model, passed.hidden_states[-1], batch)])
 

@@ -22,7 +22,7 @@ _CONFIG_FILES = ["*.json", "tokenizer*", "*.model", "*.jinja", "LICENSE*", "NOTI
 
 @dataclass(frozen=True)
 class ModelPreview:
-    """What is known of a model before its weights are read. `weights_checked`: headers were held against the config.
+    """What is known of a model before its weights are read. `weights_checked`: headers were compared with the config.
 
     `keeps_head`: the files hold an output head of their own, though the config says that it is tied.
     """
@@ -38,7 +38,7 @@ class ModelPreview:
 def local_folder(base_model: str, allowed_roots: tuple[Path, ...] | None = None) -> Path | None:
     """The folder that `base_model` names (`demo` is the embedded model), or None when it is a hub id.
 
-    Raises PruningError for a path that is no folder, or lies outside `allowed_roots` when these are given.
+    Raises PruningError for a path that is no folder, or is outside `allowed_roots` when these are given.
     """
     if base_model == DEMO:
         return DEMO_FOLDER
@@ -76,7 +76,7 @@ def preview(base_model: str, token: str | None = None, allowed_roots: tuple[Path
     except PruningError as error:
         if error.code != "hub_unreachable":
             raise
-        return _folder_preview(base_model, fetch(base_model, token))  # in the cache, or unreachable for good
+        return _folder_preview(base_model, fetch(base_model, token))  # in the cache, or unreachable
 
 
 def _folder_preview(base_model: str, folder: Path) -> ModelPreview:

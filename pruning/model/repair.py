@@ -9,7 +9,7 @@
 
 K are the columns that stay, P those that went. Needs the source and the cut model side by side (they share what was not
 cut). Beyond them memory holds one Gram matrix (float32, inputs x inputs) with the kept part of it twice, or one layer's
-activations for one batch. The hidden states of all calibration tokens lie in a temporary file (tokens x hidden size, in the
+activations for one batch. The hidden states of all calibration tokens are in a temporary file (tokens x hidden size, in the
 model's number format: 0.5 GiB for 65,536 tokens of an 8B model), which saves running all earlier layers again for each
 layer. Knows nothing about why a column went.
 """
@@ -68,7 +68,7 @@ class SpilledTensors:
         self[-1] = tensor
 
     def __setitem__(self, index: int, tensor: torch.Tensor) -> None:
-        """Puts a tensor of the same shape and number format in the place of another."""
+        """Replaces a tensor by another of the same shape and number format."""
         start, shape, dtype = self._places[index]
         assert (tensor.shape, tensor.dtype) == (shape, dtype)
         self._file.seek(start)

@@ -1,4 +1,4 @@
-"""What a cut does to the loss, window by window, so that two cuts can be held against each other on the same text.
+"""What a cut does to the loss, window by window, so that two cuts can be compared on the same text.
 
     every plan     masked model, all windows                          -> losses [windows]
     one layer      walk layer by layer; each cut begins at its layer  -> losses [windows], for half the passes
@@ -39,7 +39,7 @@ class Rise:
 
     @property
     def is_clear(self) -> bool:
-        """Whether it lies more than two standard errors from 0."""
+        """Whether it is more than two standard errors from 0."""
         return abs(self.mean) > 2 * self.error
 
 
@@ -85,7 +85,7 @@ class LayerWalk:
 
     @torch.inference_mode()
     def losses(self, on_progress: OnProgress = lambda done, total: None) -> np.ndarray:
-        """Mean loss of each window when the model, as it computes now, goes on from here, [windows] float64."""
+        """Mean loss of each window when the model, as it computes now, continues from here, [windows] float64."""
         losses, done = [], 0
         for batch, hidden, arguments in zip(self._batches, self._hidden, self._arguments, strict=True):
             last = continue_from(self._model, self.layer_idx, hidden, arguments)

@@ -21,7 +21,7 @@ from ..planning.shape import LayerShape, ModelShape
 from .architecture import PRUNED_MODELS
 from .architecture.classes import _STOCK_MODELS, model_class
 
-# Values that say what the source was, not what the cut model is; `layer_types` is set anew.
+# Values that say what the source was, not what the cut model is; `layer_types` is set again below.
 _OF_THE_SOURCE = ("model_type", "architectures", "auto_map", "per_layer_config", "transformers_version", "_name_or_path")
 
 
@@ -119,6 +119,6 @@ def _copy_buffers(model: PreTrainedModel, pruned: PreTrainedModel) -> None:
     buffers = dict(model.named_buffers())
     for name, _ in list(pruned.named_buffers()):
         module_name, _, buffer_name = name.rpartition(".")
-        # `inv_freq` itself may stand where a long text moved it (dynamic, longrope); a new model starts at the original.
+        # A long text may have changed `inv_freq` (dynamic, longrope); a new model starts with the original.
         source = f"{module_name}.original_inv_freq" if buffer_name == "inv_freq" else name
         setattr(pruned.get_submodule(module_name), buffer_name, buffers[source].clone())

@@ -5,7 +5,7 @@
     loss = (1 - w) * cross-entropy + w * T^2 * KL(unpruned model || this model), both at temperature T in the second term
 
 Stops when the loss is not finite or rises too far; a cancel ends the training and keeps the best so far. A folder holds the
-last checkpoint, so that a training that was killed goes on. Several processes may train together (processes.py): each does
+last checkpoint, so that a killed training can continue. Several processes may train together (processes.py): each does
 the same, on its share of every batch; the first writes. Knows nothing about experiments.
 """
 
@@ -115,7 +115,7 @@ def recover(
     """Trains `model`, which changes, and gives it back at the state of lowest perplexity (as it came, if none was lower).
 
     `evaluate` gives the perplexity of a model on validation text: it chooses the state. `folder` keeps checkpoints and best
-    state; a training that stopped there goes on. `on_point` may raise Cancelled. Raises PruningError when the loss is not
+    state; a training that was stopped there continues. `on_point` may raise Cancelled. Raises PruningError when the loss is not
     finite or rises over `max_rise` times the first, and when memory runs out; the model then is as it came in its shape, not
     in its weights. None in all processes but the first. `load_again` gives `model` as it came; FSDP leaves it in parts.
     """
@@ -190,7 +190,7 @@ def _last_checkpoint(folder: Path) -> str | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether all that a training goes on from is there; the Trainer writes its own state last."""
+    """Whether everything that a training continues from is there; the Trainer writes its own state last."""
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
     except (OSError, ValueError):
@@ -247,7 +247,7 @@ def _with_added_matrices(model: PreTrainedModel, training: Training) -> PeftMode
 
 
 def _checkpoint_activations(model: nn.Module, enable: bool) -> None:
-    """Has each layer compute its activations again in the backward pass, or keep them; newer transformers name it anew."""
+    """Has each layer compute its activations again in the backward pass, or keep them; newer transformers rename this."""
     verb, arguments = ("enable", [{"use_reentrant": False}]) if enable else ("disable", [])
     newer, older = f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}"
     getattr(model, newer if hasattr(model, newer) else older)(*arguments)
@@ -385,7 +385,7 @@ class _Stopwatch(TrainerCallback):
 
 
 class _Watch(TrainerCallback):
-    """Sees every step: reports it, measures perplexity, keeps the best state, and stops a training that goes astray."""
+    """Sees every step: reports it, measures perplexity, keeps the best state, and stops a training that diverges."""
 
     def __init__(self, training: Training, folder: Path, evaluate, on_point):
         self.training, self.folder, self.evaluate, self.on_point = training, folder, evaluate, on_point
@@ -394,7 +394,7 @@ class _Watch(TrainerCallback):
         self.measured_step = -1
         self._loss, self._losses = 0.0, deque(maxlen=_LOSSES_SEEN)
         self._first_loss: float | None = None
-        self._last: Point | None = None  # None: a training that goes on had come to its end
+        self._last: Point | None = None  # None: the training that continues was complete already
         known = processes.from_first(_read_json(folder / _BEST_FILE))
         if known is not None:
             self.best, self.best_step = known["perplexity"], known["step"]
@@ -404,7 +404,7 @@ class _Watch(TrainerCallback):
         self._loss += loss
 
     def go_on(self) -> None:
-        """A training that was stopped is held against its own first loss, not against that of what is left of it."""
+        """A training that continues is compared with its own first loss, not with the first loss after the stop."""
         known = processes.from_first(_read_json(self.folder / _LOSSES_FILE))
         if known is not None:
             self._first_loss = known["first"]

@@ -146,5 +146,5 @@ def _packed(key: str, examples: list[tuple[list[int], list[int]]], seq_len: int,
 
 
 def _without_first(labels: torch.Tensor) -> torch.Tensor:
-    labels[:, 0] = NOT_PREDICTED  # nothing stands before the first token of a window
+    labels[:, 0] = NOT_PREDICTED  # there is nothing before the first token of a window
     return labels

@@ -86,7 +86,7 @@ def allocate_global(
     pruning_distribution: str = "auto",
     settings: dict | None = None,
 ) -> PruningPlan:
-    """The plan that removes the lowest-scored groups up to `pruning_ratio` of the basis (methods.md section 4).
+    """The plan that removes the lowest-scored groups up to `pruning_ratio` of the basis (docs/methods.md section 4).
 
     With a split other than `auto` attention and MLP each have a budget of their own. Raises PruningError when the ratio
     (or a part of the split) asks for more than may be removed, naming the largest that can be.

@@ -153,7 +153,7 @@ def scores_agree(frame: pd.DataFrame) -> np.ndarray:
 
 def row_positions(frame: pd.DataFrame, shape: ModelShape, path) -> np.ndarray:
     """Position of the group that each row names, [rows] int64; raises PruningError for a missing column, a group that the
-    model does not have, one that stands there twice, and a cost that is not the group's.
+    model does not have, one that is listed twice, and a cost that is not the group's.
     """
     for column in COLUMNS:
         if column not in frame.columns:
@@ -183,7 +183,7 @@ def _positions(frame: pd.DataFrame, layer: np.ndarray, index: np.ndarray, groups
     unknown_group = (index < 0) | (index >= groups.block_sizes[block]) | (index != np.floor(index))
     _refuse(path, frame, unknown_group, "group_idx", "is not a group of this layer")
     positions = groups.block_starts[block] + index.astype(np.int64)
-    _refuse(path, frame, pd.Series(positions).duplicated().to_numpy(), "group_idx", "stands in the table twice")
+    _refuse(path, frame, pd.Series(positions).duplicated().to_numpy(), "group_idx", "is in the table twice")
     return positions
 
 

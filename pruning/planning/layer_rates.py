@@ -1,4 +1,4 @@
-"""Layer importance -> a pruning rate for every layer: the first half of layer-wise pruning (methods.md section 4).
+"""Layer importance -> a pruning rate for every layer: the first half of layer-wise pruning (docs/methods.md section 4).
 
     importance of layers -> weights -> rates for all layers -> filter: protected layers get 0
 

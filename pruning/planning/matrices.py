@@ -116,7 +116,7 @@ def actual_matrix_table(before: CheckpointHeader, after: CheckpointHeader, plan:
 
 
 def other_tensors(after: CheckpointHeader, plan: PruningPlan) -> tuple[str, ...]:
-    """Tensors of the cut model that stand in no row of its matrix table, as those of a layer too many."""
+    """Tensors of the cut model that are in no row of its matrix table, such as those of a layer too many."""
     in_table = {_name_after(name, plan) for name in plan.shape.tensor_shapes()}
     return tuple(sorted(after.unexpected_names(in_table, plan.shape.tie_word_embeddings)))
 

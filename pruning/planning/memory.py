@@ -29,7 +29,7 @@ PASSES_OF = {
     "fisher": BACKWARD_TO_ACTIVATIONS,
 }
 _FLOAT32 = 4
-# Copies of the matrix at work: |theta|; |theta * g_bar|; a batch's gradient and its square, of which no more are kept.
+# Copies of the matrix at work: |theta|; |theta * g_bar|; a batch's gradient and its square, neither of which is kept.
 _MATRICES_AT_WORK = {"l1": 1, "l2": 1, "wanda": 1, "taylor": 1, "taylor_2nd": 2, "gate": 0, "fisher": 0}
 
 

@@ -2,7 +2,7 @@
 
     memory = weights + what is trained (gradients, two moments of Adam, its float32 copy) + activations of a batch + teacher
 
-LoRA adds r * (inputs + outputs) parameters to each of its matrices. Time is measured (model/recovery.py), not computed.
+LoRA adds r * (inputs + outputs) parameters to each of its matrices. Time is measured (model/training.py), not computed.
 """
 
 import math
@@ -97,7 +97,7 @@ def _activations(shape: ModelShape, settings: dict, bytes_per_parameter: int, to
 
 
 def recipe_for(ratio: float) -> str:
-    """The recipe advised for a cut of this share of all parameters (methods.md section 7)."""
+    """The recipe advised for a cut of this share of all parameters (docs/methods.md section 7)."""
     return "light" if ratio < _CAUTIOUS else "standard" if ratio <= _STANDARD else "strong"
 
 

@@ -53,7 +53,7 @@ def plan_in_rounds(
         removed = ~planned.plan.kept
         fresh = table.sorted(np.setdiff1d(np.flatnonzero(removed), gone))
         gone = np.concatenate([gone[removed[gone]], fresh])
-        say(f"    round {number} of {rounds}: {len(fresh):,} groups go, {planned.plan.actual_ratio:.2%} by now")
+        say(f"    round {number} of {rounds}: {len(fresh):,} groups go, {planned.plan.actual_ratio:.2%} so far")
     of_plan = planned.plan.settings | {"pruning_ratio": target, "iterative_steps": rounds}
     measured = replace(table, source=table.source | {"iterative_steps": rounds})
     return replace(planned, plan=replace(planned.plan, settings=of_plan)), measured

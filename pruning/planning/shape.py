@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ..errors import PruningError
 
 # Values that the config class of each family fills in when config.json does not give them
-# (transformers/models/<family>/configuration_<family>.py; held against transformers by a test).
+# (transformers/models/<family>/configuration_<family>.py; a test compares them with transformers).
 _COMMON = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096, "tie_word_embeddings": False}
 _FAMILY_DEFAULTS = {
     "llama": _COMMON | {"vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": None},

@@ -57,7 +57,7 @@ def warm_model(header: CheckpointHeader, settings: dict, permissions: Permission
 
 
 def forget_model() -> None:
-    """Lets go of the kept model: somebody takes its weights apart."""
+    """Drops the kept model: its weights are about to be changed."""
     _warm.clear()
 
 

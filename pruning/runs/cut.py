@@ -37,7 +37,7 @@ from .train import training_data
 def prune(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Cuts by `plan.json`, describes and evaluates the result, saves it and checks that it loads again.
 
-    In rounds (`iterative_steps`) the settings of that plan give another one, which takes its place. Raises PruningError when
+    In rounds (`iterative_steps`) the settings of that plan give another one, which replaces it. Raises PruningError when
     rounds are asked for and the plan is not one of the settings: what is cut then would not be what it says.
     """
     plan = experiment.read_plan()
@@ -149,7 +149,7 @@ def _cut_and_judge(
     plan: PruningPlan,
     text: HeldOutText | None,
 ) -> PreTrainedModel:
-    """Cuts, describes, evaluates and saves; a cut that does not come to its end leaves nothing of its result."""
+    """Cuts, describes, evaluates and saves; a cut that fails leaves nothing of its result."""
     try:
         written = {"prompt": settings["prompt"], "before": continue_text(loaded.model, loaded.tokenizer, settings["prompt"])}
         source = loaded.header if loaded.header.tensors else header_of(loaded.model, loaded)
@@ -178,7 +178,7 @@ def _cut_and_judge(
             save_and_check(experiment, report, loaded, pruned, settings, plan, repaired_weights(experiment))
         else:
             report.skip("save")
-        write_csv(experiment.path(RESULT_FILE), matrices)  # last: it says that the cut came to its end
+        write_csv(experiment.path(RESULT_FILE), matrices)  # last: it says that the cut is complete
         return pruned
     except BaseException:
         with contextlib.suppress(PruningError):  # a full disk is what may have brought us here
@@ -190,7 +190,7 @@ def _is_finished(experiment: Experiment, report: RunReport, settings: dict) -> b
     is_whole = experiment.is_cut and (experiment.is_saved or not settings["save_model"])
     is_finished = settings["resume"] and is_whole and (experiment.is_recovered or not settings["finetune"])
     if is_finished:
-        report.say("    this run came to its end; nothing is left to do")
+        report.say("    this run is complete; nothing is left to do")
     return is_finished
 
 
@@ -211,7 +211,7 @@ def _held_out(settings: dict, loaded: LoadedModel) -> HeldOutText | None:
 
 
 def _make_other_formats(experiment: Experiment, report: RunReport, settings: dict) -> None:
-    """What `save_format` asks for beside the folder. One that cannot be made is told; the run is done all the same."""
+    """What `save_format` asks for beside the folder. If one cannot be made, that is logged, and the run still succeeds."""
     for name in parse_formats(settings["save_format"]):
         if name != HF:
             try:

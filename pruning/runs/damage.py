@@ -35,7 +35,7 @@ from . import export_request, recovery_request, status, training_course, trials
 from .measured_cost import read_measured
 from .sensitivity import findings
 
-_TABLE_TAIL = 4096  # bytes; its last row tells whether it is whole
+_TABLE_TAIL = 4096  # bytes; its last row shows whether it is complete
 
 
 def fault_of(experiment: Experiment) -> PruningError | None:

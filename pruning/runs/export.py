@@ -1,8 +1,8 @@
-"""Makes the other forms of a saved model, each checked in a fresh process before it stands under its name.
+"""Makes the other forms of a saved model, each checked in a fresh process before it gets its name.
 
     export.json: what is wanted  ->  model/ --tensor by tensor--> part --loaded again, compared--> model-F16.gguf, metrics.json
 
-The saved folder is the source: it was held against the model in memory when it was written.
+The saved folder is the source: it was compared with the model in memory when it was written.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ CHECK_WINDOWS = 4  # windows on which an exported model must give the logits of 
 def export(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
     """Makes every format that `export.json` asks for."""
     request = ExportRequest.read(experiment)
-    if request.is_plan_alone:  # it stands in the folder already
+    if request.is_plan_alone:  # it is in the folder already
         experiment.read_plan()
         report.skip("save", "the plan is there")
         return
@@ -72,7 +72,7 @@ def make_formats(
 ) -> None:
     """Makes and checks these formats; `model` is the one in memory, by default what the saved folder gives.
 
-    Raises PruningError with the first one that cannot be made; those before it stand.
+    Raises PruningError with the first one that cannot be made; those before it are kept.
     """
     folder = saved_model(experiment)
     header = CheckpointHeader.read(folder)
@@ -91,7 +91,7 @@ def make_formats(
 
 @dataclass
 class _Source:
-    """The saved folder, and the model that exports are held against, loaded when the first one needs it."""
+    """The saved folder, and the model that exports are compared with, loaded when the first one needs it."""
 
     folder: Path
     header: CheckpointHeader
@@ -156,7 +156,7 @@ def pack_model(experiment: Experiment, report: RunReport) -> None:
 
 
 def _make_folder(experiment: Experiment, report: RunReport, source: _Source, name: str, needed: int) -> None:
-    """The folder in another number format, in place of an older one once it was checked, and its zip."""
+    """The folder in another number format, which replaces an older one after its check, and its zip."""
     target = experiment.path(folder_of(name))
     dtype = getattr(torch, HF_DTYPES[name])
     with written_whole(target, needed) as folder:
@@ -180,7 +180,7 @@ def _check_plan(experiment: Experiment) -> dict:
 
 
 def _record(experiment: Experiment, report: RunReport, name: str, check: dict) -> None:
-    """Writes what the check found into metrics.json, in place of what an earlier one did."""
+    """Writes what the check found into metrics.json, replacing what an earlier one found."""
     experiment.update_metrics(export_check={name: None})
     experiment.update_metrics(export_check={name: check})
     report.say(f"    {checked(check)}")

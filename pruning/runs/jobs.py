@@ -4,8 +4,8 @@
                                                             |
                      page, terminal  <---- read ----  job.json
 
-One queue serves all sessions of this process. A worker that dies is reported and replaced, and the next job goes on with
-a new one. `JobQueue` takes any other `concurrent.futures` executor.
+One queue serves all sessions of this process. A worker that dies is reported and replaced; the next job gets
+the new one. `JobQueue` takes any other `concurrent.futures` executor.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class JobQueue:
             waits_here = is_claimed_here(experiment) and self._job_of(experiment) is None
             claim(experiment, kind, request, waits_here)  # one just created here waits for this job
             if (before := self._job_of(experiment)) is not None:
-                before.is_over = True  # by its file; the executor has not said so yet
+                before.is_over = True  # by its file; the executor has not reported it yet
             self._jobs.append(_Job(experiment, kind, permissions))
             self._start_next()
 
@@ -150,7 +150,7 @@ class JobQueue:
             self._running = None
             error = None if future.cancelled() else future.exception()
             if isinstance(error, _BROKEN):
-                self._executor = None  # for good; the next job gets a new worker
+                self._executor = None  # the next job gets a new worker
             try:
                 if isinstance(error, _BROKEN) and _never_began(job) and job.starts < _MAX_STARTS:
                     job.starts += 1
@@ -163,7 +163,7 @@ class JobQueue:
     def _end_worker_of(self, job: _Job) -> None:
         with self._lock:
             status = job_status.last_written(job.experiment)
-            # A job that took the request away has heard it, and saves what it has (the best state of a training).
+            # A job that removed the request has seen it, and saves what it has (the best state of a training).
             unheard = job.experiment.has(job_status.CANCEL_FILE)
             if job is self._running and not job.is_over and status and status.is_active and unheard:
                 _kill_child(status.process[0])  # `_ended` follows
@@ -182,7 +182,7 @@ def _record_end(job: _Job, error: BaseException | None) -> None:
 
     What cannot be read or written stays as it is, and so does all of an experiment that another process has taken since.
     """
-    with contextlib.suppress(PruningError, OSError), locked(job.experiment.folder.parent):  # as whoever takes it does
+    with contextlib.suppress(PruningError, OSError), locked(job.experiment.folder.parent):  # as every claim does
         status = job_status.last_written(job.experiment)
         if job.is_over or status is None or not status.is_active or not _is_of_this_server(status.process):
             return
@@ -277,7 +277,7 @@ def _daemon_timer(seconds: float, action: Callable[[], None]) -> None:
 
 
 def _before_exit(action: Callable[[], None]) -> None:
-    """Has `action` run when this process ends, before loky waits for the running job to come to its end.
+    """Has `action` run when this process ends, before loky waits for the running job to end.
 
     Call it after loky has started its thread: what is registered last runs first.
     """

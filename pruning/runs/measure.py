@@ -63,7 +63,7 @@ class Measurement:
             self._reuse_layers(report)
         elif self.wants_layers and not self._take_over_layers(report):
             self._measure_layers(report, loaded)
-        self.experiment.settle()  # what a run takes the place of may be large, and a model is to be written next
+        self.experiment.settle()  # what a run replaces may be large, and a model is to be written next
 
     # groups -----------------------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class Measurement:
         }
 
     def _on_own_text(self, source: dict) -> dict:
-        """A source of another experiment, its text named as it is here; where the same text lies is no part of the numbers."""
+        """A source of another experiment, its text named as it is here; the path of the text does not change the numbers."""
         calibration = source.get("calibration", {})
         own = {"corpus": self.settings["corpus"]} if "corpus" in calibration else {}
         return source | ({"calibration": calibration | own} if "calibration" in source else {})

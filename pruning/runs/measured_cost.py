@@ -59,7 +59,7 @@ class Measured:
 
 
 def read_measured(experiment: Experiment) -> Measured | None:
-    """What the job `cost` measured; None where it did not come to its end. Raises PruningError for a broken file."""
+    """What the job `cost` measured; None if it was not completed. Raises PruningError for a broken file."""
     path = experiment.path(COST_FILE)
     if not path.exists():
         return None
@@ -76,7 +76,7 @@ def read_measured(experiment: Experiment) -> Measured | None:
 
 
 def _weighed(name: str, settings: dict):
-    """A setting as far as it counts: what is left out by what it stands for, of shares only whether there are any."""
+    """A setting as far as it counts: its effective value if it is left out, of shares only whether they are above 0."""
     value = settings.get(name)
     if name == "finetune_seq_len":
         return value or settings.get("seq_len")

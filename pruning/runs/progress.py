@@ -1,4 +1,4 @@
-"""How a run tells what it does: one voice for console, training.log and the app's job panel.
+"""How a run reports what it does: the same lines for console, training.log and the app's job panel.
 
     [Step 3/11] gradients ...  64/128 samples, 31.2 samples/s, 2 s left
 
@@ -53,7 +53,7 @@ class RunReport:
         return self
 
     def __exit__(self, kind, error, trace) -> bool:
-        """Records the end: done, cancelled, or failed with a sentence. What the run raised goes on upwards, as PruningError."""
+        """Records the end: done, cancelled, or failed with a sentence. What the run raised is passed on, as PruningError."""
         self.experiment.path(CANCEL_FILE).unlink(missing_ok=True)
         self._clear_line()
         explained = None

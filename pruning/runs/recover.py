@@ -1,9 +1,9 @@
 """Recovery as part of a run and as a job of its own: repair and train a cut model, judge it, save it, or leave the cut one.
 
-    cut_model/ (as it was cut, and repaired)  --repair, train-->  a draft  --checked-->  model/ and all that tells of it
+    cut_model/ (as it was cut, and repaired)  --repair, train-->  a draft  --checked-->  model/ and all that describes it
 
-A job that fails, is killed or is cancelled leaves model/ and all figures as they were, and goes on when it is started again.
-One that is refused leaves an earlier training that was stopped, and the settings to go on with it, as well.
+A job that fails, is killed or is cancelled leaves model/ and all figures as they were, and continues when it is started again.
+One that is refused also leaves an earlier training that was stopped, with the settings to continue it.
 """
 
 import math
@@ -92,7 +92,7 @@ def _prepare(
     is_done = settings["resume"] and not repairs and is_trained(experiment, settings)
     trains = settings["finetune"] and not is_done
     if not (repairs or trains):
-        report.say("    this recovery came to its end; nothing is left to do")
+        report.say("    this recovery is complete; nothing is left to do")
         return None
     with report.step("load"):
         loaded = _load_from(experiment.keep_cut_model(), settings)
@@ -111,7 +111,7 @@ def _prepare(
     line = _judge_missing(experiment, draft, report, settings, loaded, text, data, permissions)
     if repairs:
         _repair_cut_model(experiment, draft, report, settings, loaded, text, permissions)
-        if not (trains and experiment.has(RECOVERY_FILE)):  # else a trained model stands there, until the next one is kept
+        if not (trains and experiment.has(RECOVERY_FILE)):  # else model/ stays a trained one until the next one is kept
             experiment.take(draft)
             experiment.forget_checkpoints()  # of a training that began without the repair
     return (loaded, loaded.model, data, text, line) if data else None
@@ -141,7 +141,7 @@ def _repair_cut_model(
     """Repairs the loaded model, judges and saves it: model and cut model of the draft are the repaired one."""
     source = _source(experiment, settings, permissions)
     if experiment.has(REPAIR_FILE):
-        report.say("    the repair that was made before is undone first")
+        report.say("    the earlier repair is undone first")
         undo_repair(source.model, loaded.model, experiment.read_plan())
     content = repair_and_judge(draft, report, settings, source, loaded.model, experiment.read_plan(), text)
     draft.write(content, REPAIR_FILE)
@@ -152,7 +152,7 @@ def _repair_cut_model(
 def assist(experiment: Experiment, permissions: Permissions = Permissions()) -> None:
     """What the other processes of `accelerate launch` do in `recover`: wait for the training, and take part in it."""
     asked = processes.from_first(None)
-    if asked is None:  # the first came to its end without one
+    if asked is None:  # the first process needed no training
         return
     settings, cut_model = asked
     loaded = _load_from(cut_model, settings)
@@ -255,7 +255,7 @@ def train_and_save(
     save: bool = True,
     plan: PruningPlan | None = None,
 ) -> None:
-    """Trains `pruned`, judges and saves what comes of it, and puts it in the place of what is there; raises Cancelled after
+    """Trains `pruned`, evaluates and saves the result, and replaces what is there by it; raises Cancelled after
     that where training was cancelled. `plan`: how `loaded` was cut, where it is the model before the cut.
     """
     if save:
@@ -273,7 +273,7 @@ def train_and_save(
     draft.update_metrics(recovery=training_in_short(settings, data, result))
     draft.write(course, RECOVERY_FILE)
     if result.was_cancelled and _is_no_better(draft, experiment):
-        report.say("    the model that was recovered before is as good or better, so it stays")
+        report.say("    the model of the earlier recovery is as good or better, so it stays")
         write_course(experiment, course | {"state": STOPPED})
         raise Cancelled()
     if save:
@@ -281,13 +281,13 @@ def train_and_save(
         save_and_check(draft, report, loaded, result.model, settings, plan, changed)
     experiment.take(draft)
     if result.was_cancelled:
-        write_course(experiment, course)  # its checkpoint stays, to go on from
+        write_course(experiment, course)  # its checkpoint stays, to continue from
         raise Cancelled()
     experiment.forget_checkpoints()
 
 
 def _is_no_better(draft: Experiment, experiment: Experiment) -> bool:
-    """Whether a recovered model stands there that is as good as the one in the draft, judged on the same text."""
+    """Whether model/ is a recovered one that is as good as the one in the draft, on the same text."""
     if not experiment.has(RECOVERY_FILE) or draft.metrics().get("basis") != experiment.metrics().get("basis"):
         return False
     ours, theirs = _perplexity_of(draft, "recovered"), _perplexity_of(experiment, "recovered")
@@ -311,7 +311,7 @@ def _model_as_cut(experiment: Experiment, draft: Experiment, settings: dict) -> 
 
 
 def _source(experiment: Experiment, settings: dict, permissions: Permissions) -> LoadedModel:
-    """The model before the cut; raises PruningError when it is not there any more, or another one stands there."""
+    """The model before the cut; raises PruningError when it is gone, or another one is there."""
     header = _source_header(experiment, settings, permissions)
     return load(header, _on_own_device(settings), permissions.trust_remote_code)
 
@@ -376,7 +376,7 @@ def _note(experiment: Experiment, draft: Experiment, stage: str) -> None:
 
 
 def validation_perplexity(report: RunReport, settings: dict, model: PreTrainedModel, data: TrainingData) -> float:
-    """Perplexity of the unpruned model on the validation windows: the line that a training is held against."""
+    """Perplexity of the unpruned model on the validation windows: the line that a training is compared with."""
     with report.step("baseline", len(data.validation), "windows", detail="on validation text"):
         return perplexity(model, data.validation, 2 * settings["gradient_batch_size"], report.progress)
 

@@ -3,7 +3,7 @@
     recovery_request.json   {settings}  --recover-->  description.txt, once nothing is left that could be refused
     recovery_cost.json      {asked}     --cost---->   {settings, seconds, bytes, ...}
 
-Not in description.txt: its settings are those of the last run that began, by which a run that was stopped goes on. Imports no
+Not in description.txt: its settings are those of the last run that began, with which a stopped run continues. Imports no
 torch.
 """
 
@@ -16,7 +16,7 @@ from ..settings import SETTINGS
 
 COST_VERSION = REQUEST_VERSION = 1
 REQUEST_FILE = "recovery_request.json"
-# What must be the same for a training that was stopped to go on.
+# What must be the same for a stopped training to continue.
 OF_TRAINING = tuple(
     name
     for name, setting in SETTINGS.items()
@@ -50,7 +50,7 @@ def ask_to_recover(experiment: Experiment, settings: dict) -> None:
 
 
 def recovery_asked_for(experiment: Experiment) -> dict:
-    """The settings of a recovery that has not begun; none where none waits. Raises PruningError for a broken file."""
+    """The settings of a recovery that has not begun; empty if none waits. Raises PruningError for a broken file."""
     if not experiment.has(REQUEST_FILE):
         return {}
     return _settings_in(experiment, REQUEST_FILE, REQUEST_VERSION)
@@ -65,7 +65,7 @@ def ask_for_cost(experiment: Experiment, settings: dict) -> None:
     asked = {name: settings[name] for name in OF_A_MEASUREMENT}
     measured = {}
     if experiment.has(COST_FILE):
-        with contextlib.suppress(PruningError):  # one that is damaged is about to be made anew
+        with contextlib.suppress(PruningError):  # one that is damaged is about to be replaced
             measured = experiment.read(COST_VERSION, COST_FILE)
     experiment.write(measured | {"format_version": COST_VERSION, "asked": asked}, COST_FILE)
 

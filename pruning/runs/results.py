@@ -64,7 +64,7 @@ def save_and_check(
         check = check_reload(folder, model, tokenizer, check_windows(settings, loaded.header), original)
         report.check_cancelled()
         weight_bytes = CheckpointHeader.read(folder).weight_bytes
-        experiment.forget_exports()  # of the model that stood here before
+        experiment.forget_exports()  # of the model that was here before
         experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
         write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
         write_whole(folder / CARD_FILE, model_card(experiment))
@@ -75,7 +75,7 @@ def portable_tokenizer(report: RunReport, tokenizer: PreTrainedTokenizerBase) ->
     """The tokenizer as an export brings it; None, which is said, where it cannot do without code of its model."""
     found = portable(tokenizer)
     if found is None:
-        report.say("    the tokenizer needs code of the model, which is not passed on: take it from where the model came from")
+        report.say("    the tokenizer needs code of the model, which is not exported: take it from the source of the model")
     return found
 
 
@@ -114,7 +114,7 @@ def describe_cut(
 ) -> pd.DataFrame:
     """Records sizes and ratio, and returns the table of every matrix before and after.
 
-    `source` are the files, `before` and `after_cut` the tensors held against each other, `dtype` what is saved.
+    `source` are the files, `before` and `after_cut` the tensors that are compared, `dtype` what is saved.
     """
     with report.step("statistics"):
         matrices = actual_matrix_table(before, after_cut, plan)
@@ -133,7 +133,7 @@ def describe_cut(
         failed = [check.key for check in checks(plan, matrices, others) if not check.passed]
         report.say(f"    {plan.shape.parameters:,} -> {after:,} parameters ({plan.actual_ratio:.2%} removed)")
         if failed:
-            raise PruningError("unexpected", reason=f"the cut does not keep its promises: {', '.join(failed)}")
+            raise PruningError("unexpected", reason=f"the cut model is not what the plan says: {', '.join(failed)}")
     return matrices
 
 

@@ -24,7 +24,7 @@ STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 ACTIVE = (QUEUED, RUNNING)
 BASELINE, MEASURE = "baseline", "measure"  # kinds of jobs that cut nothing
 
-# The eleven steps of a run, in order, with their English names (methods.md section 8).
+# The eleven steps of a run, in order, with their English names (docs/methods.md section 8).
 STEPS = {
     "load": "load model and tokenizer",
     "baseline": "perplexity before the cut",
@@ -38,7 +38,7 @@ STEPS = {
     "recovery": "recovery",
     "save": "save and check",
 }
-# What is said to have gone wrong in a step.
+# What an error message calls the work of a step.
 DOING = {step: f"working on: {name}" for step, name in STEPS.items()}
 
 
@@ -122,7 +122,7 @@ def last_written(experiment: Experiment) -> JobStatus | None:
 
 def write_status(experiment: Experiment, status: JobStatus, sync: bool = True) -> None:
     """Writes `job.json`. Progress goes without `sync`: four times a second a disk may take longer for it than for the work, and
-    a power cut, which alone could damage the file, ends the run that it tells of.
+    a power cut, which alone could damage the file, ends the run that it describes.
     """
     write_json(experiment.path(JOB_FILE), {"format_version": FORMAT_VERSION} | asdict(status), sync)
 
@@ -132,7 +132,7 @@ def create_experiment(
 ) -> Experiment:
     """`Experiment.create` with these settings, and text of other files by their names, for a job that this process begins next.
 
-    From its first moment it is this process's: whoever else wants the name is told that it is worked on.
+    It belongs to this process from the start: others that want the name are told that it is worked on.
     """
 
     def prepare(new: Experiment) -> None:

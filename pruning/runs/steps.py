@@ -2,7 +2,7 @@
 
     measure   description.txt            ->  global_group_table.csv, layer_importance_config.json
     try       plans that wait            ->  trials.json: masked perplexity of each
-    learn     an experiment that waits   ->  sensitivity/: what cuts do to the loss, masked
+    learn     a measurement that waits   ->  sensitivity/: how cuts change the loss, masked
     prune     table, plan.json           ->  pruning_analysis.csv, metrics.json, samples.json, model/
     recover   model/                     ->  model/ (the cut one goes to cut_model/), recovery.json, adapter/, repair.json
     cost      model/                     ->  recovery_cost.json: what the training asked for would take
@@ -50,9 +50,9 @@ def run(
     permissions: Permissions = Permissions(),
     resume: bool = False,
 ) -> None:
-    """Runs one kind of job on an experiment whose settings are written; how it ends stands in `job.json`.
+    """Runs one kind of job on an experiment whose settings are written; `job.json` says how it ended.
 
-    Raises PruningError for whatever went wrong. `resume` goes on from the last step that was finished.
+    Raises PruningError for whatever went wrong. `resume` continues from the last step that was finished.
     """
     with RunReport(experiment, kind, console) as report:
         if kind in ROAD:

@@ -53,7 +53,7 @@ def apply_streamed(experiment: Experiment, report: RunReport, settings: dict, pe
         header = open_model(experiment, report, settings, permissions)
         tokenizer = portable_tokenizer(report, load_tokenizer(header.folder, permissions.trust_remote_code))
     if settings["resume"] and experiment.is_saved:
-        report.say("    this run came to its end; nothing is left to do")
+        report.say("    this run is complete; nothing is left to do")
         return
     for step in ("baseline", "gradients", "group_table"):
         report.skip(step, "no model is in memory")
@@ -73,7 +73,7 @@ def apply_streamed(experiment: Experiment, report: RunReport, settings: dict, pe
         save_plan_picture(plan, experiment.path(PICTURE_FILE))
         with report.step("save"):
             _check(experiment, report, settings, header, written, plan, tokenizer, permissions)
-        write_csv(experiment.path(RESULT_FILE), matrices)  # last: it says that the cut came to its end
+        write_csv(experiment.path(RESULT_FILE), matrices)  # last: it says that the cut is complete
     except BaseException:
         with contextlib.suppress(PruningError):
             experiment.forget_result()

@@ -6,7 +6,7 @@
 The best state of a training is chosen on validation windows: of the held-out text, but not those whose perplexity is
 reported; where the text has no others, some of the training text that are not trained on.
 
-How both are computed: model/reconstruction.py, model/recovery.py. What a run does with them: recovery_job.py.
+How training is computed: model/training.py. What a run does with it: recover.py. The repair: repair.py.
 """
 
 import hashlib
@@ -116,7 +116,7 @@ def training_data(settings: dict, loaded: LoadedModel, held_out: HeldOutText) ->
 
 @dataclass(frozen=True)
 class Lines:
-    """What a training is held against: the perplexity of the unpruned model on the validation windows (None: not known),
+    """What a training is compared with: the perplexity of the uncut model on the validation windows (None: not known),
     and whether the model that it begins with was repaired.
     """
 
@@ -135,7 +135,7 @@ def train_cut_model(
     load_again: Callable[[], PreTrainedModel],
     adapter_folder: Path,
 ) -> tuple[Recovered, dict]:
-    """Trains the cut model; goes on where a training with the same settings was stopped. Raises PruningError.
+    """Trains the cut model; continues where a training with the same settings was stopped. Raises PruningError.
 
     Returns what came of it, and what recovery.json says of it once the model is kept.
     """
@@ -165,7 +165,7 @@ def train_cut_model(
             raise
         diary.write(STOPPED if result.was_cancelled else DONE)
         if result.was_cancelled:
-            experiment.path(CANCEL_FILE).unlink(missing_ok=True)  # heard; what is left is to keep the best
+            experiment.path(CANCEL_FILE).unlink(missing_ok=True)  # seen; the best state is kept now
             report.say("    cancelled: the best state so far is kept")
         best = f"best after step {result.best_step} of {training.steps}"
         report.say(f"    {best}: perplexity {result.best_perplexity:.2f} on validation text")
@@ -226,7 +226,7 @@ def _judge(
 
 
 def _identity(settings: dict, training: Training, data: TrainingData, began_repaired: bool) -> dict:
-    """All that must be the same for a training that was stopped to go on."""
+    """All that must be the same for a stopped training to continue."""
     return {
         "settings": {name: settings[name] for name in OF_TRAINING},
         "learning_rate": training.learning_rate,
@@ -241,10 +241,10 @@ def _identity(settings: dict, training: Training, data: TrainingData, began_repa
 
 
 def refuse_to_give_up(experiment: Experiment, settings: dict, data: TrainingData | None, begins_repaired: bool) -> None:
-    """Raises PruningError where what these settings ask for would take the place of a training that was stopped.
+    """Raises PruningError if what these settings ask for would replace a training that was stopped.
 
-    `data` None: no training is asked for. A training that failed is not worth going on with; the best state of one that was
-    cancelled stands in model/.
+    `data` None: no training is asked for. A training that failed is not worth continuing; the best state of one that was
+    cancelled is in model/.
     """
     before = earlier_training(experiment)
     if before is None or before["state"] not in (RUNNING, STOPPED) or before["points"][-1]["step"] == 0:
@@ -292,7 +292,7 @@ class _Diary:
         return bool(self.points)
 
     def add(self, point: Point) -> None:
-        """Keeps a point, and tells of it; raises Cancelled when the person asked to stop."""
+        """Keeps a point and reports it; raises Cancelled when the person asked to stop."""
         if not self._is_counting:
             self.report.count_from(point.step)  # steps before it were an earlier run's, which took its own time
             self._is_counting = True
@@ -318,19 +318,19 @@ class _Diary:
         return {"format_version": FORMAT_VERSION} | content
 
     def _earlier_points(self) -> list[dict]:
-        """Of a training that did not come to its end, with the same settings."""
+        """The points of an incomplete training with the same settings."""
         before = earlier_training(self.experiment)
         same = before and all(before.get(name) == value for name, value in self.fixed.items())
         return before["points"] if same else []
 
 
 def earlier_training(experiment: Experiment) -> dict | None:
-    """What is known of a training that did not come to its end; None where there is none."""
+    """What is known of a training that was not completed; None if there is none."""
     return _readable(experiment, RECOVERY_FOLDER, RECOVERY_FILE)
 
 
 def is_trained(experiment: Experiment, settings: dict) -> bool:
-    """Whether the training that these settings ask for came to its end, and its model is kept."""
+    """Whether the training that these settings ask for is complete, and its model is kept."""
     done = _readable(experiment, RECOVERY_FILE) if experiment.is_recovered else None
     return done is not None and done.get("settings") == {name: settings[name] for name in OF_TRAINING}
 

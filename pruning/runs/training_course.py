@@ -72,12 +72,12 @@ class TrainingCourse:
 
 
 def read_course(experiment: Experiment) -> TrainingCourse | None:
-    """The training of the model that stands there; None where there was none. Raises PruningError for a broken file."""
+    """The training of the saved model; None if there was none. Raises PruningError for a broken file."""
     return _course(experiment, experiment.path(RECOVERY_FILE))
 
 
 def read_unfinished(experiment: Experiment) -> TrainingCourse | None:
-    """The training that is not over, or was stopped and can go on; None where there is none (yet).
+    """The training that is not over, or was stopped and can continue; None if there is none (yet).
 
     Raises PruningError for a broken file.
     """

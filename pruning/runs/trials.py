@@ -2,8 +2,8 @@
 
     page --ask--> trials_waiting.json --worker--> trials.json --read--> page
 
-A plan that was tried on the same text is not tried again, so a preview repeats at once, and a sweep that was stopped goes
-on where it was.
+A plan that was tried on the same text is not tried again, so a trial repeats at once, and a sweep that was stopped
+continues where it was.
 """
 
 import time

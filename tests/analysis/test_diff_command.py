@@ -34,7 +34,7 @@ def llama_3_8b(tmp_path) -> Path:
 
 
 def independent_8b() -> dict[tuple[int | None, str], tuple[int, int]]:
-    """(layer, module) -> parameters before, after; from the sizes of the model and the rules of methods.md, by hand.
+    """(layer, module) -> parameters before, after; from the sizes of the model and the rules of docs/methods.md, by hand.
 
     Rate 25 % of attention + MLP, a fifth of that from attention in whole groups of 5,242,880, the rest from the MLP.
     """
@@ -68,7 +68,7 @@ def test_llama_3_8b_at_25_percent_equals_an_independent_calculation(analyse, lla
     assert before == PARAMETERS_8B
     assert (content["total"]["params_before"], content["total"]["params_after"]) == (before, after)
     assert content["total"]["bytes_after"] == 2 * after
-    assert content["total"]["sparsity"] == pytest.approx(0.183, abs=0.0005)  # methods.md section 4
+    assert content["total"]["sparsity"] == pytest.approx(0.183, abs=0.0005)  # docs/methods.md section 4
     for layer in content["layers"]:
         mine = [pair for (index, _), pair in expected.items() if index == layer["layer_idx"]]
         assert (layer["params_before"], layer["params_after"]) == tuple(map(sum, zip(*mine, strict=True)))

@@ -130,7 +130,7 @@ def test_a_sharded_model_of_16_gb_is_sized_without_its_weights(analyse, tmp_path
             ["size", "nothing"],
             "'nothing' is neither a model folder, a pytorch_model.bin, demo, nor an experiment under prune_log.",
         ),
-        (["size", "--original_model", "demo"], "--original_model is there, --pruned_model is not: both are needed to compare."),
+        (["size", "--original_model", "demo"], "--original_model was given, --pruned_model was not: both are needed"),
         (["size", "--orignal_model", "demo"], "--orignal_model is no flag of `size` (did you mean --original_model?). See"),
         (["siez"], "There is no command 'siez' (did you mean size?). See --help."),
         (["perplexity", "demo", "--seq_len", "1"], "`seq_len` is 1; it must be a whole number, at least 2."),

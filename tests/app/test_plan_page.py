@@ -608,7 +608,7 @@ def faulty(experiment: Experiment, fault: str) -> tuple[dict[str, str], str]:
         "a missing column": ({"x.csv": csv.replace("cost", "price")}, "x.csv lacks the column 'cost'"),
         "an unknown group": ({"x.csv": csv.replace("5,mlp,18", "5,mlp,384")}, "x.csv, row 4: group_idx"),
         "an unknown layer": ({"x.csv": csv.replace("4,attention", "32,attention")}, "is not a layer of this model"),
-        "a row twice": ({"x.csv": "\n".join([*lines, lines[1]])}, "row 5: group_idx 2 stands in the table twice"),
+        "a row twice": ({"x.csv": "\n".join([*lines, lines[1]])}, "row 5: group_idx 2 is in the table twice"),
         "a word for a number": ({"x.csv": csv.replace("5,mlp,17", "5,mlp,many")}, "row 3: group_idx 'many' is not a number"),
         "no rows": ({"x.csv": lines[0]}, "has no rows"),
         "no text": ({"x.csv": ""}, "x.csv cannot be read"),
@@ -645,7 +645,7 @@ def test_a_file_at_fault_gets_one_sentence_and_changes_nothing(experiment, at, f
 
 def test_a_table_at_fault_opens_no_experiment(experiment, at):
     upload(at, {"t.csv": rows_csv(experiment, CHOSEN).replace("5,mlp,18", "5,mlp,17")}, meaning="table")
-    assert len(at.error) == 1 and "row 4: group_idx 17 stands in the table twice" in at.error[0].value
+    assert len(at.error) == 1 and "row 4: group_idx 17 is in the table twice" in at.error[0].value
     assert [folder.name for folder in experiment.folder.parent.iterdir()] == ["first"]
 
 

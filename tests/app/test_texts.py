@@ -83,7 +83,7 @@ def test_no_sentence_of_the_app_stands_in_the_code():
 
 def test_a_value_brings_no_markup_into_a_sentence():
     assert t("sidebar.model", model="![x](y)") == r"Model: \!\[x\](y)"
-    assert t("export.folder", folder="a`b *c*") == "The folder lies at `aˋb *c*`."  # within code nothing else is markup
+    assert t("export.folder", folder="a`b *c*") == "The folder is `aˋb *c*`."  # within code nothing else is markup
     assert t("sidebar.model", model="http://a.b c") == "Model: `http://a.b` c"  # which would become a link in spite of all
     assert t("sidebar.model", model="meta-llama/Llama_3.1:8") == "Model: meta-llama/Llama_3.1:8"
     assert error_text(PruningError("hub_gated", model="[a](b)")).startswith(r"'\[a\](b)' is gated")

@@ -102,7 +102,7 @@ def test_white_space_around_a_token_is_no_part_of_it(server, folder, around):
 
 @pytest.mark.parametrize("token", ["hf_secret\nhf_other", "hf_s\u00e9cret"])
 def test_a_token_that_no_header_can_carry_is_refused_without_being_said(folder, token):
-    with pytest.raises(PruningError, match="copy it anew") as refused:
+    with pytest.raises(PruningError, match="copy it again") as refused:
         hub.push(folder, "owner/small", token, "the card")
     assert "hf_" not in str(refused.value)
 

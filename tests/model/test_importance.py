@@ -25,7 +25,7 @@ def scores(model, samples=None, batch_size=3, **options) -> np.ndarray:
 
 
 def reference(model, samples) -> np.ndarray:
-    """sum abs(theta * g_bar), g_bar the mean of each sample's own gradient, group by group as methods.md lists them."""
+    """sum abs(theta * g_bar), g_bar the mean of each sample's own gradient, group by group as docs/methods.md lists them."""
     for parameter in model.parameters():
         parameter.grad = None
     for sample in samples:

@@ -51,7 +51,7 @@ def allocate_or_keep_all(**task) -> PruningPlan:
 
 
 def greedy_by_hand(table, pruning_ratio, protection, floors, ratio_basis) -> set[tuple[int, str, int]]:
-    """The rule of methods.md section 4, told row by row."""
+    """The rule of docs/methods.md section 4, row by row."""
     cuttable = protection.cuttable(table.shape.num_layers)
     stays = floors.per_block(table.shape)
     rows = [r for r in table.frame().to_dict("records") if cuttable[r["layer_idx"], GROUP_TYPES.index(r["group_type"])]]

@@ -62,7 +62,7 @@ def test_layer_0_keeps_attention_though_layers_may_be_emptied():
     [
         (rows((0, "mlp", 1), (0, "mlp", 6)), "t.csv, row 3: group_idx .*6.* is not a group of this layer"),
         (rows((4, "mlp", 1)), "t.csv, row 2: layer_idx .*4.* is not a layer of this model"),
-        (rows((0, "mlp", 1), (1, "mlp", 1), (0, "mlp", 1)), "t.csv, row 4: group_idx .* stands in the table twice"),
+        (rows((0, "mlp", 1), (1, "mlp", 1), (0, "mlp", 1)), "t.csv, row 4: group_idx .* is in the table twice"),
         (rows((0, "heads", 1)), "t.csv, row 2: group_type 'heads' must be attention or mlp"),
         (rows((0, "mlp", 1)).assign(cost=25), "t.csv, row 2: cost .*25.* is not the cost of this group"),
         (rows((0, "mlp", 1)).drop(columns="cost"), r"t.csv lacks the column 'cost'; it needs: layer_idx, group_type"),

@@ -98,7 +98,7 @@ def test_a_number_is_shown_as_it_stands_in_the_file(tmp_path):
 
 def test_a_row_that_stands_twice_is_named():
     frame = random_table(small_shape()).frame()
-    with pytest.raises(PruningError, match=r"row 34: group_idx .* stands in the table twice"):
+    with pytest.raises(PruningError, match=r"row 34: group_idx .* is in the table twice"):
         read_frame(pd.concat([frame, frame.iloc[[3]]], ignore_index=True))
 
 

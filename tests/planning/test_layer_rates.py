@@ -1,4 +1,4 @@
-"""Rates of layers: the figures of methods.md at Llama-3-8B size, and what holds for any model, weights and bounds."""
+"""Rates of layers: the figures of docs/methods.md at Llama-3-8B size, and what holds for any model, weights and bounds."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def share_removed(rates) -> float:
     return rates.applied.sum() * PRUNABLE / 32 / ALL_PARAMETERS
 
 
-# the figures of methods.md --------------------------------------------------------------------------------------------
+# the figures of docs/methods.md --------------------------------------------------------------------------------------------
 
 
 def test_equal_rates_with_both_ends_protected_remove_18_3_percent_of_llama_3_8b():

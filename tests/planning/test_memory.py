@@ -34,7 +34,7 @@ def test_every_method_has_its_passes():
 
 
 def test_an_8b_model_needs_what_its_config_says():
-    """Weights 8,030,261,248; prunable 32 x (41,943,040 + 176,160,768); methods.md section 1."""
+    """Weights 8,030,261,248; prunable 32 x (41,943,040 + 176,160,768); docs/methods.md section 1."""
     weights, prunable = 4 * 8_030_261_248, 4 * 32 * 218_103_808
     assert weight_bytes(LLAMA_3_8B, 4) == weights
     assert gradient_bytes(LLAMA_3_8B, "taylor", 4) == gradient_bytes(LLAMA_3_8B, "taylor_2nd", 4) == prunable

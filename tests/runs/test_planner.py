@@ -387,7 +387,7 @@ def test_a_range_limits_what_is_measured():
 
 
 def test_18_3_and_34_1_percent_of_llama_3_8b():
-    """The whole way from settings to a plan of 458,752 channels; figures of methods.md section 4."""
+    """The whole way from settings to a plan of 458,752 channels; figures of docs/methods.md section 4."""
     table = random_table(ModelShape.from_config(LLAMA_3_8B))
     planned = plan_from_settings(table, resolve({"pruning_strategy": "uniform"}, "layer"))
     assert f"{planned.plan.actual_ratio:.1%}" == "18.3%" and planned.plan.target_basis == "prunable"

@@ -290,7 +290,7 @@ def test_a_second_training_that_is_cancelled_when_it_is_no_better_leaves_the_fir
 def test_a_repair_alone_does_not_take_the_place_of_a_trained_model_unasked(trained):
     before, asked = result_of(trained), {"finetune": False, "reconstruct": True, "reconstruct_tokens": 200}
     trained.write_settings(trained.settings | asked)
-    with pytest.raises(PruningError, match="holds a trained model, and a repair alone would take its place"):
+    with pytest.raises(PruningError, match="holds a trained model, and a repair alone would replace it"):
         steps.run("recover", trained)
     assert result_of(trained) == before
     trained.write_settings(trained.settings | {"overwrite": True})
@@ -457,7 +457,7 @@ def test_without_a_saved_cut_there_is_nothing_to_recover(tmp_path, model_folder,
 
 def test_neither_repair_nor_training_is_nothing_to_do(experiment):
     experiment.write_settings(experiment.settings | {"finetune": False})
-    with pytest.raises(PruningError, match="Nothing is asked for"):
+    with pytest.raises(PruningError, match="There is nothing to do"):
         steps.run("recover", experiment)
 
 
@@ -563,7 +563,7 @@ def test_text_that_is_learned_and_judged_by_is_said_to_be(experiment, text, tmp_
     experiment.write_settings(experiment.settings | {"finetune_corpus": str(learned), "finetune_steps": 1})
     steps.run("recover", experiment)
     logs = "".join(log.read_text() for log in experiment.folder.glob("*/training.log"))
-    assert ("is learned from and is `eval_corpus` too" in logs) == is_shared
+    assert ("is the text to learn from and also `eval_corpus`" in logs) == is_shared
     assert bool(experiment.metrics()["warning"]["recovered"]) == is_shared
 
 

@@ -167,7 +167,7 @@ def test_a_run_whose_process_has_ended_reads_as_failed(experiment, state):
             process.wait()
         status = read_status(experiment)
         assert (status.state, status.error["code"]) == ("failed", "worker_lost")
-        assert status.error["message"].startswith("The process that ran this job is gone: it was stopped, or killed when")
+        assert status.error["message"].startswith("The process of this job is gone: it was stopped, or killed when")
 
 
 def test_another_process_with_the_same_number_is_not_the_one_that_ran_it(experiment):

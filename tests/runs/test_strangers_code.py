@@ -208,6 +208,6 @@ def test_the_check_runs_no_file_that_is_not_ours_byte_for_byte(cut_by_stranger, 
     else:
         file.write_text(f"open({str(mark)!r}, 'w').close()\n" + (file.read_text() if file.exists() else ""))
     loaded = load(open_checkpoint(str(folder)), resolve({}))
-    with pytest.raises(PruningError, match="code of somebody else"):
+    with pytest.raises(PruningError, match="code that is not of this project"):
         check_reload(folder, loaded.model, loaded.tokenizer, random_ids(2, 8))
     assert not mark.exists()

@@ -19,7 +19,7 @@ from ui.translation import error_text, plain, t, words, words_of_now
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 _ERROR_KEY = "compare_error"
-_COLUMNS = (  # what people compare by stands where no one has to scroll
+_COLUMNS = (  # what people compare by comes first, without scrolling
     *("name", "open", "state", "strategy", "ratio_target", "ratio_actual", "parameters"),
     *(f"perplexity_{stage}" for stage in STAGES),
     *("tokens_per_second", "mib", "model", "method", "split", "protected", "dataset", "date"),
@@ -41,7 +41,7 @@ def _cached_table(root: str, seen: tuple) -> ExperimentTable:
 
 
 def watch() -> None:
-    """Draws the page anew when an experiment came, went or changed, on the command line for instance."""
+    """Redraws the page when an experiment was added, removed or changed, for instance by the command line."""
     fragment(_look, run_every=_SECONDS_BETWEEN_LOOKS)(stamp(workspace.experiments(), state_of))
 
 

@@ -32,7 +32,7 @@ _HEADERS = {
 @dataclass(frozen=True)
 class _Offer:
     path: Path
-    version: tuple[int, int]  # time of change and size: a file made anew is another one
+    version: tuple[int, int]  # time of change and size: a file that was written again is another one
     expires: float
 
 

@@ -151,7 +151,7 @@ def _push(experiment: Experiment, repository: str, token: str | None, private: b
 
 
 def _clean_up(experiment: Experiment) -> None:
-    """What stands half-written may be what a job of another tab is writing now."""
+    """Half-written files may be those that a job of another tab is writing now."""
     try:
         remove_leftovers(experiment)
     except PruningError as error:

@@ -122,7 +122,7 @@ def _layers(num_layers: int) -> None:
 
 
 def _layers_key(num_layers: int) -> str:
-    """Carries the depth: another model has other limits."""
+    """The number of layers is in the key: another model has other limits."""
     return f"measured_layers{num_layers}"
 
 
@@ -195,7 +195,7 @@ def _submit(settings: dict, pasted: str | None = None) -> None:
         files[PASTED_FILE] = pasted
         settings["corpus"] = str(Experiment.at(root, name).path(PASTED_FILE))
     permissions = workspace.permissions_for(settings["base_model"])
-    # From here to `submit` the session is not asked: wherever it is, Streamlit may end this run of the page, by what is no
+    # From here to `submit` no session state is used: each use may let Streamlit end this run of the page, without an
     # Exception, and the experiment would wait for a job that never comes.
     experiment = create_experiment(root, name, settings, MEASURE, files=files)
     try:

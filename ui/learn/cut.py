@@ -1,4 +1,4 @@
-"""Chapter 3: from the rate of a layer to its cut in five steps; and whether it pays to protect layers (experiment 2)."""
+"""Chapter 3: from the rate of a layer to its cut in five steps; and whether it pays to protect layers (`protection`)."""
 
 import streamlit as st
 
@@ -67,7 +67,7 @@ def _planned(found: Measured) -> Planned:
 
 
 def _protection(about: Lesson) -> None:
-    """Experiment 2 and its grid, with strategy and number of protected layers to choose."""
+    """The measurement `protection` and its grid, with strategy and number of protected layers to choose."""
     st.subheader(t("learn.protection.title"))
     st.markdown(t("learn.protection.idea"))
     most = about.shape.num_layers // 3

@@ -1,4 +1,4 @@
-"""What every chapter of the Learn page needs: the model in front, its measurement if there is one, links to try things."""
+"""What every chapter of the Learn page needs: the model, its measurement if there is one, links to try things."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Lesson:
 
 
 def lesson(active: bool) -> Lesson | None:
-    """The model in front; None, with the reason said, where not even its sizes are known."""
+    """The model that the page is about; None, with the reason shown, if not even its sizes are known."""
     try:
         found = workspace.measured()
         if found is not None:

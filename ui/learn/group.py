@@ -1,4 +1,4 @@
-"""Chapter 2: what one group is, drawn to scale; and what single groups do (experiment 4)."""
+"""Chapter 2: what one group is, drawn to scale; and what single groups do (`inside`)."""
 
 import html
 

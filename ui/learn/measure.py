@@ -1,4 +1,4 @@
-"""An experiment on the Learn page: what is kept of it, and the button that measures what is missing."""
+"""A sensitivity measurement on the Learn page: its result, and the button that measures what is missing."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from ui.workspace import Measured
 
 
 def finding(about: Lesson, kind: str, **options) -> Finding | None:
-    """What was found, once it is whole, with its basis in words; until then the offer to measure it."""
+    """The result, once it is complete, with its basis in words; until then the offer to measure it."""
     found = about.found
     wanted = findings.request(found.experiment, found.table, kind, **options)
     kept = findings.read_finding(found.experiment, wanted)

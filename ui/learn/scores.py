@@ -1,4 +1,4 @@
-"""Chapter 6: what each score sees, and which of them foresaw what a cut does to a layer (experiment 1)."""
+"""Chapter 6: what each score sees, and which of them foresaw what a cut does to a layer (`layers`)."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""Chapter 4: layer-wise and global at one budget; and the split of attention and MLP (experiment 3)."""
+"""Chapter 4: layer-wise and global at one budget; and the split of attention and MLP (`split`)."""
 
 import streamlit as st
 

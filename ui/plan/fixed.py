@@ -1,6 +1,6 @@
 """A plan that no slider gives: it came from a file, or from another table. Kept by name in the experiment, named in the URL.
 
-While one is open the sliders wait; groups can still be kept and cut by hand.
+While one is open the sliders have no effect; groups can still be kept and cut by hand.
 """
 
 import streamlit as st
@@ -38,7 +38,7 @@ def open_first(found: Measured, is_link: bool) -> None:
 
 
 def name_of(experiment: Experiment) -> str | None:
-    """The name of the plan that stands in for the sliders; None when the sliders decide."""
+    """The name of the plan that is shown instead of the sliders' plan; None when the sliders decide."""
     name = st.session_state.get(_KEY, {}).get(experiment.name)
     if name and st.query_params.get(_IN_LINK) != name:
         st.query_params[_IN_LINK] = name

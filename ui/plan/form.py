@@ -78,7 +78,7 @@ def opened_by_link(num_layers: int) -> bool:
 def _bring_back(experiment: Experiment, num_layers: int) -> None:
     """Gives the widgets the values they had for this experiment, or those of its saved plan.
 
-    What a link names wins when the app is opened with it; what it leaves out is at its default. What stands on the screen
+    What a link names wins when the app is opened with it; what it leaves out is at its default. What is on the screen
     stays until another experiment is opened.
     """
     opened = st.session_state.get(_SHOWN_FOR) is None

@@ -62,7 +62,7 @@ def show(
 
 
 def _rows_key(page: int, plan: PruningPlan | None, layers: list[int] | None, group_type: str | None, fate: str | None) -> str:
-    """A selection holds numbers of rows: where other groups stand in them, it must not be taken over."""
+    """A selection holds row numbers: if the rows hold other groups now, it must not be kept."""
     shown = plan.digest if plan is not None and fate else ""
     return f"group_rows_{page}_{layers}_{group_type}_{fate}_{shown}"
 

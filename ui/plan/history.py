@@ -6,7 +6,7 @@ _KEY, _MOST = "plan_history", 100
 
 
 def note(experiment: str, values: dict) -> None:
-    """Takes down what the widgets hold now; what had been undone is gone once something else was set."""
+    """Records what the widgets hold now; undone steps are dropped once something else is set."""
     history = _of(experiment)
     if history["now"] == values:
         return

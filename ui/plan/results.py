@@ -1,4 +1,4 @@
-"""What a plan comes to: the strip of totals, sentences about what was asked and what goes, and the five charts."""
+"""The results of a plan: the strip of totals, sentences about target and cut, and the five charts."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""Preview perplexity and sweeps: plans tried masked, in the worker, so that settings can be weighed without cutting."""
+"""Trials and sweeps: plans tried by masking, in the worker, so that settings can be compared without cutting."""
 
 from functools import partial
 

@@ -52,7 +52,7 @@ PRESETS = {"quick": {"ratio": 0.3}, "standard": {"ratio": 0.25}, "careful": {"ra
 
 
 def layers_key(num_layers: int) -> str:
-    """Carries the depth: a slider whose limits change would fall back to its default and take the URL with it."""
+    """The number of layers is in the key: a slider whose limits change would fall back to its default, in the URL too."""
     return f"layers{num_layers}"
 
 

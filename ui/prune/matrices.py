@@ -8,7 +8,7 @@ from pruning.words import readable_size
 from ui.csv_download import csv_button
 from ui.translation import t
 
-# What a person looks for first stands where no one has to scroll; the CSV keeps the order of the file.
+# What a person looks for first comes first, without scrolling; the CSV keeps the order of the file.
 _COLUMNS = (
     *("layer_idx", "module", "shape_before", "shape_after", "retention", "sparsity"),
     *("params_before", "params_after", "bytes_before", "bytes_after", "kind"),

@@ -45,7 +45,7 @@ def _memory_here(settings: dict, measured: Measured | None) -> tuple[int | None,
 
 
 def _measured(experiment: Experiment) -> Measured | None:
-    """A damaged measurement keeps nobody from starting."""
+    """A damaged measurement does not prevent a start."""
     try:
         return read_measured(experiment)
     except PruningError as error:

@@ -74,7 +74,7 @@ def _bring_back(experiment: Experiment, plan: PruningPlan) -> None:
 
 
 def _waiting(experiment: Experiment) -> dict:
-    """The settings of a recovery that was asked for and has not begun; none where that cannot be read."""
+    """The settings of a recovery that was asked for and has not begun; empty if they cannot be read."""
     try:
         return recovery_asked_for(experiment)
     except PruningError:
@@ -90,7 +90,7 @@ def _measured_last(experiment: Experiment) -> dict:
 
 
 def _take(settings: dict) -> None:
-    """Has the widgets show these settings; only before they are drawn."""
+    """Sets the widgets to these settings; only before they are drawn."""
     state = st.session_state
     state.update({name: settings[name] for name in _OF_WIDGETS if name in settings})
     state[_TRAINING] = settings["finetune_method"] if settings["finetune"] else NONE

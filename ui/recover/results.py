@@ -82,7 +82,7 @@ def results(experiment: Experiment, plan: PruningPlan) -> None:
 
 
 def _shown_course(experiment: Experiment) -> TrainingCourse | None:
-    """The training of the model that stands there; where there was none, one that was stopped or failed."""
+    """The training of the saved model; if there was none, one that was stopped or failed."""
     return training_course.read_course(experiment) or training_course.read_unfinished(experiment)
 
 
@@ -138,7 +138,7 @@ def _texts(experiment: Experiment) -> None:
 
 
 def links() -> None:
-    """Where to go on with a recovered model."""
+    """Where to go with a recovered model."""
     with st.container(horizontal=True):
         link("compare", t("recover.compare"), icon=":material/compare:")
         link("export", t("prune.next"))

@@ -16,7 +16,7 @@ BLOCKS = {"self_attn", "mlp"}
 
 
 class LayersOfAnySize:
-    """What is asked of the sizes; takes the place of checks that hold for layers of one size only."""
+    """Checks of the sizes; they replace those that hold only for layers of one size."""
 
     def validate_architecture(self):
         """Raises ValueError for sizes that no model can be built from."""

@@ -1,9 +1,9 @@
-"""Experiments on what a cut does to the model: what is asked for, and what was found. Imports no torch.
+"""Sensitivity measurements, how cuts change the loss: what is asked for, and the results. Imports no torch.
 
     page --ask--> sensitivity_waiting.json --worker--> sensitivity/<experiment>-<digest>.json --read--> page
 
 A finding is named by all that its numbers depend on, so that the same question is answered at once, and one that was stopped
-goes on where it was.
+continues where it was.
 
     layers      one layer at a time        protection  all layers or protected ones, same number of parameters
     trained     both of these after the same LoRA
@@ -98,7 +98,7 @@ def request(experiment: Experiment, table: GroupTable, kind: str, windows: int =
 
 
 def default_options(kind: str, shape: ModelShape, seed: int = 0) -> dict:
-    """What an experiment is run with unless told otherwise."""
+    """The default options of a measurement."""
     cut = default_cut_range(shape.num_layers)
     protected = {"first": cut.start, "last": shape.num_layers - cut.stop}
     seeds = [seed + number for number in range(SEEDS)]
@@ -163,7 +163,7 @@ def read_finding(experiment: Experiment, wanted: Request) -> Finding | None:
 
 
 def finding_in(path: Path) -> Finding:
-    """What a file of FINDINGS_FOLDER holds; raises PruningError for one of another make."""
+    """What a file of FINDINGS_FOLDER holds; raises PruningError for one that is not ours."""
     content = read_json(path, FORMAT_VERSION)
     content.pop("format_version")
     with naming_damage(path):

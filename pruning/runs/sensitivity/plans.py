@@ -1,6 +1,6 @@
-"""The plans that the experiments of findings.py hold against each other: the same number of parameters, another choice.
+"""The plans that sensitivity measurements compare: the same number of parameters, another choice.
 
-Every budget is filled up to less than one MLP channel (planning/equal_budget.py). Imports no torch.
+Every budget is filled up to less than one MLP channel (`filled_up`). Imports no torch.
 """
 
 import time

@@ -1,6 +1,6 @@
-"""Runs the experiments of findings.py in the worker: each point is kept as it comes, and what is kept is not measured again.
+"""Runs sensitivity measurements in the worker: each point is kept as it comes, and what is kept is not measured again.
 
-All points of an experiment are masked plans of one loaded model on the same windows, so they are paired: a rise comes with
+All points of a measurement are masked plans of one loaded model on the same windows, so they are paired: a rise comes with
 the standard error of its mean over windows.
 """
 
@@ -62,7 +62,7 @@ def find_out(experiment: Experiment, report: RunReport, loaded: LoadedModel, tex
 
 @dataclass
 class _Run:
-    """One experiment while it runs: where its points go, and how plans and scores are measured for it."""
+    """One measurement while it runs: where its points go, and how plans and scores are measured for it."""
 
     experiment: Experiment
     report: RunReport
@@ -102,7 +102,7 @@ class _Run:
             return window_losses(model, self.text.windows, self.batch_size, tell)
 
     def keep(self, *points: dict, whole: dict | None = None) -> None:
-        """Writes points, or what is true of all of them, at once: a run that is stopped goes on from here."""
+        """Writes points, or what is true of all of them, at once: a run that is stopped continues from here."""
         now = time.time()
         self.finding = replace(
             self.finding,
@@ -452,7 +452,7 @@ def _write_array(path, values: np.ndarray) -> None:
 
 
 def learn(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
-    """Runs the experiment that waits: what cuts do to the loss, masked; the model is not cut."""
+    """Runs the sensitivity measurement that waits: how cuts change the loss, masked; the model is not cut."""
     loaded = load_model(experiment, report, settings, permissions)
     with report.step("baseline", detail="of the model as it is, on the windows of the experiment"):
         text = load_held_out(settings | {"eval_windows": asked(experiment).basis["windows"]}, loaded)
