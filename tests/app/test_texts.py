@@ -14,7 +14,8 @@ from ui.translation import Markdown, error_text, plain, t
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = json.loads((ROOT / "analysis" / "text" / "en.json").read_text(encoding="utf-8"))
 WORD = r"[\w\-]+"
-SOURCES = [ROOT / "app.py", *ROOT.glob("ui/*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("analysis/**/*.py")]
+SOURCES = [ROOT / "app.py", *ROOT.glob("ui/**/*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("analysis/**/*.py")]
+SCREENS = [source for source in SOURCES if source.relative_to(ROOT).parts[0] in ("ui", "pages")]
 
 
 def key_patterns() -> list[re.Pattern]:
@@ -45,7 +46,7 @@ def has_sentence(key: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("source", [s for s in SOURCES if s.parent.name in ("ui", "pages")], ids=lambda s: s.name)
+@pytest.mark.parametrize("source", SCREENS, ids=lambda s: s.name)
 def test_every_fixed_key_asked_for_has_a_sentence(source):
     asked = [
         node.args[0].value
@@ -70,7 +71,7 @@ def test_every_unit_of_a_setting_has_a_word():
 def test_no_sentence_of_the_app_stands_in_the_code():
     """Labels of widgets come from `t`: no widget call has a literal text with a space in it as its first argument."""
     found = []
-    for source in [s for s in SOURCES if s.parent.name in ("ui", "pages")]:
+    for source in SCREENS:
         calls = [node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         of_streamlit = [c for c in calls if isinstance(c.func, ast.Attribute) and getattr(c.func.value, "id", "") == "st"]
         firsts = [call.args[0] for call in of_streamlit if call.args]
