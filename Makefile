@@ -4,7 +4,8 @@
 # make test-transformers4  also install transformers 4 by itself, and read exports with it
 # make test-kills  kill whole commands at each of their file operations, one after the other (half an hour)
 # make pictures  walk the road in a browser, and make the README's pictures of it
-# make lint    check the code's form
+# make lint    check the code's form and types
+# make lock    write the lock files anew: the newest releases that requirements*.txt allow
 # make clean   remove the environment and caches; experiments in prune_log/ stay
 #
 # PYTHON, PORT and what the app itself takes can be given: make app PYTHON=python3.12 PORT=8502 APP_ARGS=--no-token
@@ -24,9 +25,11 @@ GGUF_READY := $(VENV)/.requirements-gguf
 # Two versions of one library cannot share an environment.
 VENV4 := .venv-transformers4
 TRANSFORMERS4_READY := $(VENV4)/.requirements
+# What installs: far quicker than pip, which takes over where this cannot be had or fails. INSTALLER= leaves all to pip.
+INSTALLER ?= uv>=0.13.8,<0.14
 RETRY := make $(or $(MAKECMDGOALS),app)
 
-.PHONY: app test test-gguf test-transformers4 test-kills pictures lint clean check-port check-chromium
+.PHONY: app test test-gguf test-transformers4 test-kills pictures lint lock clean check-port check-chromium
 .DELETE_ON_ERROR:
 
 app: $(APP_READY) check-port
@@ -54,33 +57,63 @@ pictures: $(TESTS_READY) check-chromium
 lint: $(TESTS_READY)
 	"$(PY)" -m ruff check .
 	"$(PY)" -m ruff format --check .
+	"$(PY)" -m mypy
 
 clean:
-	rm -rf "$(VENV)" "$(VENV4)" .pytest_cache .ruff_cache .hypothesis tests/browser/screenshots
+	rm -rf "$(VENV)" "$(VENV4)" .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/browser/screenshots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamp files: pip runs again only when a requirements file is newer than the last complete installation.
-$(APP_READY): requirements.txt
+# Left out of the locks: packages for GPUs. Which of them there are is said by the torch build, and each person chooses theirs.
+GPU_PACKAGES := ^(cuda-|nvidia-|triton==)
+
+# From the registry alone, so that no other place's build (2.13.0+cpu) gets into the lock; all Pythons share one release of each.
+lock:
 	@$(make_environment)
-	@echo "Installing requirements into $(VENV) - a few minutes the first time."
-	@"$(PY)" -m pip install --disable-pip-version-check -r requirements.txt
+	@"$(PY)" -m pip install --quiet --disable-pip-version-check "$(INSTALLER)"
+	@$(call write_lock,requirements-dev.txt requirements-gguf.txt,requirements.lock)
+	@$(call write_lock,requirements-transformers4.txt,requirements-transformers4.lock)
+
+define write_lock
+"$(PY)" -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --annotation-style line \
+	--custom-compile-command "make lock" --output-file "$(2).new" $(1) && \
+grep -Ev '$(GPU_PACKAGES)' "$(2).new" >"$(2)" && rm -f "$(2).new"
+endef
+
+# Stamp files: what is installed is looked at again only when a requirements or lock file is newer than the last complete installation.
+$(APP_READY): requirements.txt requirements.lock
+	@$(make_environment)
+	@echo "Installing requirements into $(VENV) - a minute or more the first time."
+	@$(call install,$(VENV),-r requirements.txt -c requirements.lock)
 	@touch "$@"
 
 $(TESTS_READY): requirements-dev.txt $(APP_READY)
 	@echo "Installing what the tests need into $(VENV)."
-	@"$(PY)" -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(call install,$(VENV),--quiet -r requirements-dev.txt -c requirements.lock)
 	@touch "$@"
 
 $(GGUF_READY): requirements-gguf.txt $(APP_READY)
 	@echo "Building llama.cpp, which takes about ten minutes and needs a C++ compiler."
-	@"$(PY)" -m pip install --disable-pip-version-check -r requirements-gguf.txt
+	@$(call install,$(VENV),-r requirements-gguf.txt -c requirements.lock)
 	@touch "$@"
 
-$(TRANSFORMERS4_READY): requirements-transformers4.txt $(APP_READY)
+$(TRANSFORMERS4_READY): requirements-transformers4.txt requirements-transformers4.lock $(APP_READY)
 	@echo "Installing transformers 4 into $(VENV4)."
 	@"$(PY)" -m venv --clear "$(VENV4)"
-	@"$(VENV4)/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-transformers4.txt
+	@$(call install,$(VENV4),--quiet -r requirements-transformers4.txt -c requirements-transformers4.lock)
 	@touch "$@"
+
+# uv knows nothing of pip's settings, so it is told where those look for packages: a mirror, or the index of torch's CPU builds.
+# `unsafe-best-match` is what pip does: the newest release that fits, whichever of the indexes has it.
+define install
+pip_setting() { "$(PY)" -m pip config list | sed -n "s/^[^=]*[.]$$1='\(.*\)'$$/\1/p" | sed 's/\\n/ /g' | tail -n 1; }; \
+if [ -n "$(INSTALLER)" ] && "$(PY)" -m pip install --quiet --disable-pip-version-check --only-binary uv "$(INSTALLER)" && \
+	UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$(pip_setting index-url)}" UV_INDEX="$${UV_INDEX:-$$(pip_setting extra-index-url)}" \
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(pip_setting find-links | tr ' ' ',')}" \
+	"$(PY)" -m uv pip install --python "$(1)/bin/python" --index-strategy unsafe-best-match $(2); then :; else \
+	echo "Installing with pip."; \
+	"$(1)/bin/python" -m pip install --disable-pip-version-check $(2); \
+fi
+endef
 
 # An environment that is there and works is kept; one left half-made, or whose Python is gone, is made anew.
 define make_environment

@@ -108,7 +108,7 @@ def source_of(experiment: Experiment) -> ModelFiles:
     if "model" not in description:
         raise PruningError("step_needs", step="analysis", needed="a model that was opened")
     model = description["model"]
-    name = str(experiment.settings["base_model"])
+    name = str(experiment.settings.base_model)
     header = _predicted(ModelShape.from_config(model["config"]), model["config"], model["dtype"])
     return ModelFiles(name, header, description["fingerprint"], model["bytes"])
 

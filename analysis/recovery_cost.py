@@ -8,6 +8,7 @@ and those of instructions are not known. Imports no torch. Knows nothing about t
 """
 
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pruning.planning.plan import PruningPlan
 from pruning.planning.recovery_cost import recovery_cost
 from pruning.planning.shape import ModelShape
 from pruning.runs.measured_cost import Measured
-from pruning.settings import SETTINGS
+from pruning.settings import SETTINGS, Settings
 
 from .size import computing_bytes
 
@@ -32,19 +33,19 @@ _GRAM_MATRICES = 4  # the Gram matrix, its part that stays, the factor of that, 
 _GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
 
 
-def computes_in_ram(settings: dict) -> bool:
+def computes_in_ram(settings: Settings) -> bool:
     """Whether a model is in the memory of this machine for sure: `device` says so, or there is no GPU to take.
 
     Without torch, which a page does not load: from its version, and from the drivers.
     """
-    if settings["device"] != "auto":
-        return settings["device"] == "cpu"
+    if settings.device != "auto":
+        return settings.device == "cpu"
     has_driver = sys.platform == "win32" or any(Path(driver).exists() for driver in _GPU_DRIVERS)
     return version("torch").endswith("+cpu") or not has_driver
 
 
 def cost_table(
-    plan: PruningPlan, settings: dict, is_repaired: bool, memory_here: int | None, measured: Measured | None
+    plan: PruningPlan, settings: Settings, is_repaired: bool, memory_here: int | None, measured: Measured | None
 ) -> pd.DataFrame:
     """A row for each way with the columns COLUMNS: repair unless it was done, and both kinds of training as the settings ask.
 
@@ -53,7 +54,7 @@ def cost_table(
     measurement is of this way. Raises PruningError for a text that is not there.
     """
     rows = [] if is_repaired else [_repair(plan, settings, measured)]
-    rows += [_training(plan, settings | {"finetune_method": way}, settings, measured) for way in _TRAININGS]
+    rows += [_training(plan, replace(settings, finetune_method=way), settings, measured) for way in _TRAININGS]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table["fits"] = None if memory_here is None else table["memory"] <= memory_here
     table["seconds"] = table["seconds"].astype(float)
@@ -62,16 +63,16 @@ def cost_table(
     return table
 
 
-def tokens_of_batch(settings: dict) -> int:
+def tokens_of_batch(settings: Settings) -> int:
     """Tokens of one batch of the training."""
-    return settings["finetune_batch_size"] * (settings["finetune_seq_len"] or settings["seq_len"])
+    return settings.finetune_batch_size * (settings.finetune_seq_len or settings.seq_len)
 
 
-def length_of(settings: dict, measured: Measured | None) -> str:
+def length_of(settings: Settings, measured: Measured | None) -> str:
     """Whether it is known how many steps a training has: EXACT, AT_MOST or UNKNOWN."""
-    if settings["finetune_steps"] or (measured is not None and measured.is_of_text(settings)):
+    if settings.finetune_steps or (measured is not None and measured.is_of_text(settings)):
         return EXACT
-    return UNKNOWN if _may_be_instructions(settings["finetune_corpus"] or settings["corpus"]) else AT_MOST
+    return UNKNOWN if _may_be_instructions(settings.finetune_corpus or settings.corpus) else AT_MOST
 
 
 def _may_be_instructions(name: str) -> bool:
@@ -80,32 +81,32 @@ def _may_be_instructions(name: str) -> bool:
     return (kind == FILE and text_file(name).suffix in (".json", ".jsonl")) or (kind == HUB and name not in HUB_CORPORA)
 
 
-def _training(plan: PruningPlan, settings: dict, chosen: dict, measured: Measured | None) -> dict:
+def _training(plan: PruningPlan, settings: Settings, chosen: Settings, measured: Measured | None) -> dict:
     length = length_of(settings, measured)
     is_read = measured is not None and measured.is_of_text(settings)
-    windows = measured.windows if is_read else settings["finetune_samples"]
-    cost = recovery_cost(plan.shape_after, plan.shape, settings, windows, computing_bytes(settings["dtype"]))
+    windows = measured.windows if is_read else settings.finetune_samples
+    cost = recovery_cost(plan.shape_after, plan.shape, settings, windows, computing_bytes(settings.dtype))
     is_timed = length != UNKNOWN and measured is not None and measured.is_of(settings)
     return {
-        "way": settings["finetune_method"],
-        "is_chosen": chosen["finetune"] and chosen["finetune_method"] == settings["finetune_method"],
-        "distils": settings["distill_weight"] > 0,
+        "way": settings.finetune_method,
+        "is_chosen": chosen.finetune and chosen.finetune_method == settings.finetune_method,
+        "distils": settings.distill_weight > 0,
         "trained": cost.trained_parameters,
         "share": cost.trained_parameters / cost.parameters,
         "memory": cost.memory_bytes,
         "length": length,
         "steps": None if length == UNKNOWN else cost.steps,
         "tokens": None if length == UNKNOWN else cost.tokens,
-        "seconds": measured.of_training(cost.steps, settings["finetune_eval_steps"]) if is_timed else None,
+        "seconds": measured.of_training(cost.steps, settings.finetune_eval_steps) if is_timed else None,
     }
 
 
-def _repair(plan: PruningPlan, settings: dict, measured: Measured | None) -> dict:
-    tokens = settings["reconstruct_tokens"]
-    memory = repair_bytes(plan.shape, computing_bytes(settings["dtype"]))
+def _repair(plan: PruningPlan, settings: Settings, measured: Measured | None) -> dict:
+    tokens = settings.reconstruct_tokens
+    memory = repair_bytes(plan.shape, computing_bytes(settings.dtype))
     is_timed = measured is not None and measured.is_of_repair(settings)
     known = {"length": EXACT, "seconds": measured.of_repair} if is_timed else {"length": AT_MOST, "seconds": None}
-    row = {"way": REPAIR, "is_chosen": settings["reconstruct"], "distils": False, "trained": 0, "share": 0.0}
+    row = {"way": REPAIR, "is_chosen": settings.reconstruct, "distils": False, "trained": 0, "share": 0.0}
     return row | {"memory": memory, "steps": 0, "tokens": tokens} | known
 
 

@@ -108,20 +108,20 @@ def _about(experiment: Experiment, t: Translate) -> str:
         plan_settings = settings_of_plan(experiment)
         line = t(
             "report.about.file",
-            model=settings["base_model"],
+            model=settings.base_model,
             file=Path(experiment.source_file).name,
             method=method_of_plan(experiment),
-            strategy=plan_settings["strategy"] if plan_settings else FROM_FILE,
+            strategy=plan_settings.strategy if plan_settings else FROM_FILE,
         )
         return _with_versions(line, versions)
     line = t(
         "report.about",
-        model=settings["base_model"],
-        method=settings["importance_method"],
-        strategy=settings["strategy"],
-        num_samples=settings["num_samples"],
-        seq_len=settings["seq_len"],
-        corpus=settings["corpus"],
+        model=settings.base_model,
+        method=settings.importance_method,
+        strategy=settings.strategy,
+        num_samples=settings.num_samples,
+        seq_len=settings.seq_len,
+        corpus=settings.corpus,
     )
     return _with_versions(line, versions)
 
@@ -239,9 +239,9 @@ def _texts(page: _Page, experiment: Experiment) -> None:
 
 def _settings(page: _Page, experiment: Experiment) -> None:
     """Those that differ from their default at once, all of them behind a click."""
-    t, settings = page.t, experiment.settings
-    defaults = defaults_of(settings["strategy"])
-    changed = [name for name in settings if settings[name] != defaults.get(name)]
+    t, settings = page.t, experiment.settings.as_dict()
+    defaults = defaults_of(settings["strategy"]).as_dict()
+    changed = [name for name in settings if settings[name] != defaults[name]]
     page.title("report.settings.changed")
     heads = [t("report.setting"), t("report.value"), t("report.meaning")]
     page.add(_table(heads, _setting_rows(settings, changed, t)))

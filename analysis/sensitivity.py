@@ -281,9 +281,9 @@ def fill_budget(table: GroupTable, ratio: float, protection: Protection, floors:
         )
         for column in range(len(GROUP_TYPES))
     ]
-    return Budget(
-        int(ratio * table.shape.parameters), int(groups.cost[may_go].sum()), *kinds, float(table.score[~plan.kept].max()), plan
-    )
+    attention, mlp = kinds
+    highest = float(table.score[~plan.kept].max())
+    return Budget(int(ratio * table.shape.parameters), int(groups.cost[may_go].sum()), attention, mlp, highest, plan)
 
 
 # which score foresaw it -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ Calibration and training text are of one corpus; its held-out windows are report
 
 import argparse
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
 from pruning.planning.rounds import plan_in_rounds
 from pruning.runs.results import round_as_saved
-from pruning.settings import LORA_TARGETS
+from pruning.settings import LORA_TARGETS, Settings
 
 REPAIR, ITERATIVE, ITERATIVE_REPAIR = "reconstruct", "iterative", "iterative_reconstruct"
 LORA_FROM_CUT, LORA, DISTILLED = "lora_cut", "lora", "lora_distill"
@@ -69,7 +69,7 @@ class Recoveries:
         given = {name: getattr(self.args, name) for name in ("tokens", "rounds", "finetune_samples", "distill_weight")}
         return given | {"validation_windows": len(self.validation), "training": training | {"lora_targets": "all seven"}}
 
-    def perplexity_after(self, way: str, plan: PruningPlan, settings: dict) -> float:
+    def perplexity_after(self, way: str, plan: PruningPlan, settings: Settings) -> float:
         """Perplexity of the model that `plan`, made by `settings`, and one of WAYS lead to."""
         if way in _ITERATIVE:
             plan = self._plan_in_rounds(settings)
@@ -85,8 +85,8 @@ class Recoveries:
             round_as_saved(model, self.loaded.saved_dtype)
         return perplexity(model, self.text.windows)
 
-    def _plan_in_rounds(self, settings: dict) -> PruningPlan:
-        ratio, asked = settings["pruning_ratio"], settings | {"iterative_steps": self.args.rounds}
+    def _plan_in_rounds(self, settings: Settings) -> PruningPlan:
+        ratio, asked = settings.pruning_ratio, replace(settings, iterative_steps=self.args.rounds)
         if ratio not in self._in_rounds:
             planned, _ = plan_in_rounds(self.table, asked, None, self._measured_again, partial(print, flush=True))
             self._in_rounds[ratio] = planned.plan

@@ -12,8 +12,10 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly
@@ -25,7 +27,7 @@ from pruning.planning.groups import GroupIndex
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.planner import plan_from_settings
 from pruning.planning.shape import ModelShape
-from pruning.settings import resolve
+from pruning.settings import Settings, resolve
 
 LLAMA_3_8B = {
     "model_type": "llama",
@@ -149,7 +151,7 @@ def _mixed(fixed: dict, random: np.random.Generator) -> dict:
     return given
 
 
-def _answer(table: GroupTable, layers: LayerImportance, texts: dict, settings: dict) -> Change:
+def _answer(table: GroupTable, layers: LayerImportance, texts: dict, settings: Settings) -> Change:
     """One change on the page; the plan is a new one each time, so nothing of it is cached."""
 
     def t(key: str, **values) -> str:
@@ -170,7 +172,7 @@ def _answer(table: GroupTable, layers: LayerImportance, texts: dict, settings: d
     return Change(plan_time, figures_time, json_time)
 
 
-def _timed(work) -> tuple[float, object]:
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = work()
     return (time.perf_counter() - start) * 1000, result

@@ -158,7 +158,7 @@ def _basis(loaded: LoadedModel, text: HeldOutText, calibration: Corpus, args: ar
 
 def _in_words(strategy: str) -> str:
     """The settings of a strategy that are not the same for all."""
-    settings = {"pruning_distribution": resolve({}, strategy)["pruning_distribution"]} | _OF_STRATEGY[strategy]
+    settings = {"pruning_distribution": resolve({}, strategy).pruning_distribution} | _OF_STRATEGY[strategy]
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
@@ -218,15 +218,19 @@ def _table(method: str, loaded: LoadedModel, samples: torch.Tensor) -> GroupTabl
 
 
 def _plan(key: tuple, table: GroupTable, layers: LayerImportance | None, seeds: int) -> _Planned:
-    strategy, protection, ratio, _ = key
+    strategy, protection, ratio, method = key
     given = {"pruning_ratio": ratio} | _OF_STRATEGY[strategy]
     if strategy != "uniform" and protection == NONE:
         given["protected_layers"] = "none"
     try:
         plan = plan_from_settings(table, resolve(given, strategy), layers).plan
     except PruningError as error:
-        return _Planned(Row(*key, refused=str(error)))
-    return _Planned(Row(*key, plan.actual_ratio, plan.digest), plan, tuple(_at_random(plan, seed) for seed in range(seeds)))
+        return _Planned(Row(strategy, protection, ratio, method, refused=str(error)))
+    return _Planned(
+        Row(strategy, protection, ratio, method, plan.actual_ratio, plan.digest),
+        plan,
+        tuple(_at_random(plan, seed) for seed in range(seeds)),
+    )
 
 
 def _at_random(plan: PruningPlan, seed: int) -> PruningPlan:

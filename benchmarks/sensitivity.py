@@ -11,12 +11,14 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from pruning.experiment import Experiment
 from pruning.runs import steps
+from pruning.runs.requests import Request, write_request
 from pruning.runs.sensitivity import findings
 from pruning.runs.sensitivity.findings import EXPERIMENTS, LAYERS, PROTECTION, SPLIT, Finding
 from pruning.settings import resolve
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         for kind, options in _questions(args):
             wanted = findings.request(experiment, experiment.read_table(), kind, args.windows, **options)
             load, began, cpu = os.getloadavg()[0], time.perf_counter(), time.process_time()
-            findings.ask(experiment, wanted)
+            write_request(experiment, Request("learn", asdict(wanted)))
             steps.run("learn", experiment)
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
             found = findings.read_finding(experiment, wanted)

@@ -4,6 +4,7 @@ import streamlit as st
 
 from pruning.errors import PruningError
 from pruning.planning.planner import Planned, plan_from_settings
+from pruning.settings import Settings
 from ui import job_panel, sections
 from ui.page_frame import explanation, fragment, heading, measured_or_stop
 from ui.plan import fixed, form, groups, hand_changes, named, results, saving, trials, upload
@@ -64,7 +65,7 @@ def shape_plan() -> None:
         upload.show(found, settings)
 
 
-def plan_now(found: Measured, settings: dict) -> Planned:
+def plan_now(found: Measured, settings: Settings) -> Planned:
     """The plan that is open: a kept one, or the one that the sliders give."""
     name = fixed.name_of(found.experiment)
     if name is not None:

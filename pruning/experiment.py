@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
@@ -53,7 +53,7 @@ from .planning.matrices import COLUMNS as MATRIX_COLUMNS
 from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
 from .process import is_alive
-from .settings import OF_THE_PERSON, SETTINGS, STRATEGIES, defaults_of
+from .settings import OF_THE_PERSON, SETTINGS, STRATEGIES, Settings, defaults_of, merged
 
 FORMAT_VERSION = 1
 TABLE_FILE = "global_group_table.csv"
@@ -140,7 +140,7 @@ class Experiment:
         part = cls(hidden_name(experiment.folder, PART))
         try:
             part.folder.mkdir(parents=True)
-            part.write_settings({})
+            part.write_settings(Settings())
             if prepare is not None:
                 prepare(part)
             sync_tree(part.folder)
@@ -218,7 +218,7 @@ class Experiment:
             with locked(root):
                 numbered = (root / f"{stem}-{n}" for n in itertools.count(number + 1))
                 branch = Experiment(next(folder for folder in numbered if not os.path.lexists(folder)))
-                part.write_settings(part.description()["settings"] | {"experiment_name": branch.name})
+                part.change_settings(experiment_name=branch.name)
                 rename(part.folder, branch.folder)
         except OSError as error:
             raise PruningError("disk_write", path=self.folder, reason=error.strerror or error) from error
@@ -531,7 +531,7 @@ class Experiment:
         for name in (SAMPLES_FILE, ZIP_FILE, PICTURE_FILE, REPAIR_FILE, RECOVERY_FILE, COST_FILE, *DESCRIPTIONS):
             self.path(name).unlink(missing_ok=True)
         self.forget_exports()
-        self.path("export.json").unlink(missing_ok=True)
+        self.path("export.json").unlink(missing_ok=True)  # older versions kept there what was asked for
         self._change_metrics(_of_the_uncut_model)
 
     # how far it got ---------------------------------------------------------------------------------------------------
@@ -566,12 +566,12 @@ class Experiment:
 
     # settings -----------------------------------------------------------------------------------------------------
 
-    def write_settings(self, settings: dict) -> None:
+    def write_settings(self, settings: Settings) -> None:
         """Writes `description.txt` with every setting but a person's consent; what is known of the model stays."""
         with self._alone():
             new = {"format_version": FORMAT_VERSION, "fingerprint": None}
             known = self.description() if self.has("description.txt") else new
-            self.write(known | {"settings": without_consent(settings)}, "description.txt")
+            self.write(known | {"settings": without_consent(settings.as_dict())}, "description.txt")
 
     def change_settings(self, **changes) -> None:
         """Writes these settings beside the others that `description.txt` holds."""
@@ -609,19 +609,19 @@ class Experiment:
         return content
 
     @property
-    def settings(self) -> dict:
+    def settings(self) -> Settings:
         """Every setting; one that was not known when the experiment was made is at its default, and so is a consent, which a
         file cannot give.
 
         The name is the folder's: one that is killed while it is renamed may have written another.
         """
         written = without_consent(self.description()["settings"])
-        return defaults_of(written.get("strategy", "global")) | written | {"experiment_name": self.name}
+        return replace(merged(defaults_of(written.get("strategy", "global")), written), experiment_name=self.name)
 
     def pasted_text(self) -> str | None:
         """The calibration text where it was pasted in the app; another experiment on it needs a copy of its own."""
         path = self.path(PASTED_FILE)
-        if self.settings["corpus"] != str(path) or not path.is_file():
+        if self.settings.corpus != str(path) or not path.is_file():
             return None
         with naming_damage(path):
             return path.read_text(encoding="utf-8")
@@ -630,7 +630,7 @@ class Experiment:
     def source_file(self) -> str | None:
         """The file that a person gave to say what is cut; None where settings say it."""
         settings = self.settings
-        return next((settings[name] for name in _SOURCES if settings[name]), None)
+        return next((file for name in _SOURCES if (file := getattr(settings, name))), None)
 
     def shape(self) -> ModelShape:
         """The shape of the model before the cut, from `description.txt` alone."""

@@ -25,7 +25,7 @@ from .planning.plan import PruningPlan, target_basis
 from .planning.planner import protection_from_settings
 from .planning.protection import Protection, name_layers
 from .planning.shape import ModelShape
-from .settings import OF_THE_FOLDER
+from .settings import OF_THE_FOLDER, Settings, merged, plan_settings
 
 STAGES = ("before", "after", "repaired", "recovered")
 BASIS = ("dataset", "seq_len", "windows", "corpus_sha256")  # perplexities on another text or cut say nothing of each other
@@ -95,10 +95,10 @@ def bases(rows: pd.DataFrame) -> dict[tuple, list[str]]:
 
 
 def differing_settings(first: Experiment, second: Experiment) -> pd.DataFrame:
-    """Settings in which two experiments differ: `setting`, `first`, `second` as text; their folders do not count."""
-    settings = [experiment.settings for experiment in (first, second)]
-    names = [name for name in dict.fromkeys([*settings[0], *settings[1]]) if name not in OF_THE_FOLDER]
-    rows = [(name, *(_as_text(one.get(name)) for one in settings)) for name in names]
+    """Settings in which two experiments differ: `setting`, `first`, `second` as text; where they lie does not count."""
+    settings = [experiment.settings.as_dict() for experiment in (first, second)]
+    names = [name for name in settings[0] if name not in OF_THE_FOLDER]
+    rows = [(name, *(_as_text(one[name]) for one in settings)) for name in names]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["setting", "first", "second"])
 
 
@@ -115,28 +115,28 @@ def kept_sizes(first: PruningPlan, second: PruningPlan) -> pd.DataFrame:
 # what made the plan ---------------------------------------------------------------------------------------------------
 
 
-def settings_of_plan(experiment: Experiment) -> dict | None:
+def settings_of_plan(experiment: Experiment) -> Settings | None:
     """The settings that decided the plan, all others beside them; None where a file decided and no settings are known."""
     settings = experiment.settings
     if not experiment.is_planned:
         return None if experiment.source_file else settings
     path = experiment.path(PLAN_FILE)
     in_plan = _settings_in_plan(path, path.stat().st_mtime_ns)
-    return settings | in_plan if "strategy" in in_plan else None
+    return merged(settings, in_plan) if "strategy" in in_plan else None
 
 
 def method_of_plan(experiment: Experiment) -> str:
     """The importance method behind the plan; `-` where a file decided that says none."""
     if not experiment.source_file:
-        return experiment.settings["importance_method"]
+        return experiment.settings.importance_method
     sidecar = experiment.path(f"{TABLE_FILE}.json")
     return str(read_json(sidecar, None).get("method", UNKNOWN)) if sidecar.is_file() else UNKNOWN
 
 
-def protection_of(experiment: Experiment, shape: ModelShape, settings: dict | None) -> Protection | None:
+def protection_of(experiment: Experiment, shape: ModelShape, settings: Settings | None) -> Protection | None:
     """What `settings` (see `settings_of_plan`) protected; None where that is not known."""
     layers = experiment.read_layer_importance()
-    if settings is None or (layers is None and settings["freeze_top_n_layers"]):
+    if settings is None or (layers is None and settings.freeze_top_n_layers):
         return None
     return protection_from_settings(shape, settings, layers)
 
@@ -157,13 +157,13 @@ def _row(experiment: Experiment, state: str) -> dict:
     row = {
         "name": experiment.name,
         "state": state,
-        "model": experiment.settings["base_model"],
+        "model": experiment.settings.base_model,
         "method": method_of_plan(experiment),
-        "strategy": settings["strategy"] if settings else FROM_FILE,
+        "strategy": settings.strategy if settings else FROM_FILE,
         "protected": _protected(experiment, settings),
-        "split": settings["pruning_distribution"] if settings else UNKNOWN,
-        "ratio_target": ratio.get("target", settings and settings["pruning_ratio"]),
-        "target_basis": ratio.get("target_basis", settings and target_basis(settings)),
+        "split": settings.pruning_distribution if settings else UNKNOWN,
+        "ratio_target": ratio.get("target", settings and settings.pruning_ratio),
+        "target_basis": ratio.get("target_basis", settings and target_basis(plan_settings(settings))),
         "ratio_actual": ratio.get("actual"),
         "parameters_before": metrics.get("parameters", {}).get("before"),
         "parameters": metrics.get("parameters", {}).get("after"),
@@ -193,7 +193,7 @@ def _decoding(latency: dict) -> float | None:
     return rounds[0]["decode_tokens_per_second"] if rounds else None
 
 
-def _protected(experiment: Experiment, settings: dict | None) -> str | None:
+def _protected(experiment: Experiment, settings: Settings | None) -> str | None:
     """The layers that were spared, as `0-2,30-31`; kinds apart where they differ. None before the model is known."""
     if "model" not in experiment.description():
         return None

@@ -217,9 +217,13 @@ def _move(source: Path, target: Path, replace: bool) -> None:
     except FileExistsError:
         raise
     except OSError:
+        taken = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
         if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        os.rename(source, target)
+            raise taken from None
+        try:
+            os.rename(source, target)
+        except OSError as error:  # another one took the name since
+            raise taken if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else error from None
     else:
         os.unlink(source)
 

@@ -21,7 +21,7 @@ from .planning.layer_importance import LayerImportance
 from .planning.plan import PruningPlan
 from .planning.planner import floors_from_settings, plan_from_settings
 from .planning.shape import GROUP_TYPES, ModelShape
-from .settings import PLAN_SETTINGS, canonical
+from .settings import PLAN_SETTINGS, Settings, canonical
 
 SOURCES = ("groups", "table", "plan")
 _DECIDED_BY_FILE = set(PLAN_SETTINGS) - {"min_kv_groups", "min_mlp_channels", "remove_empty_layers", "pruning_ratio"}
@@ -36,12 +36,14 @@ class Chosen:
     warnings: tuple[PruningError, ...]
 
 
-def plan_from_file(shape: ModelShape, fingerprint: str | None, settings: dict, layers: LayerImportance | None = None) -> Chosen:
+def plan_from_file(
+    shape: ModelShape, fingerprint: str | None, settings: Settings, layers: LayerImportance | None = None
+) -> Chosen:
     """The plan that the file named in `settings` gives (one of groups, table, plan); raises PruningError naming the fault."""
-    given = [name for name in SOURCES if settings[name]]
+    given = [name for name in SOURCES if getattr(settings, name)]
     if len(given) != 1:
         raise PruningError("apply_one_source")
-    path = Path(settings[given[0]]).expanduser()
+    path = Path(getattr(settings, given[0])).expanduser()
     if given[0] == "plan":
         return chosen_plan(read_json(path, None), shape, fingerprint, settings, path)
     frame, source = read_table_file(path)
@@ -63,9 +65,9 @@ def read_table_file(path: Path) -> tuple[pd.DataFrame, dict]:
     return pd.DataFrame(rows), content
 
 
-def layers_from_file(header: CheckpointHeader, settings: dict) -> LayerImportance | None:
+def layers_from_file(header: CheckpointHeader, settings: Settings) -> LayerImportance | None:
     """The importance of layers that `layer_importance_config` names; None when it names none."""
-    path = settings["layer_importance_config"]
+    path = settings.layer_importance_config
     if not path:
         return None
     return read_layer_importance(Path(path).expanduser(), header.shape.num_layers, header.fingerprint)
@@ -82,7 +84,7 @@ def refuse_unused(given: dict) -> None:
             raise PruningError("settings_exclusive", first=file, second=name)
 
 
-def chosen_plan(content: dict, shape: ModelShape, fingerprint: str | None, settings: dict, path) -> Chosen:
+def chosen_plan(content: dict, shape: ModelShape, fingerprint: str | None, settings: Settings, path) -> Chosen:
     """The plan that a `plan.json` holds, its floors checked."""
     plan = PruningPlan.from_json(content, shape, fingerprint, path)
     floors = floors_from_settings(settings)
@@ -91,7 +93,7 @@ def chosen_plan(content: dict, shape: ModelShape, fingerprint: str | None, setti
 
 
 def chosen_groups(
-    frame: pd.DataFrame, source: dict, shape: ModelShape, fingerprint: str | None, settings: dict, path
+    frame: pd.DataFrame, source: dict, shape: ModelShape, fingerprint: str | None, settings: Settings, path
 ) -> Chosen:
     """The plan that cuts exactly these rows."""
     _refuse_other_model(source, fingerprint, path)

@@ -1,12 +1,17 @@
-"""Every parameter once: name, default, unit, range, help, old names. Flags, widgets and description.txt are made from it.
+"""Every parameter once, as a field of `Settings`: name, type, default, unit, range, help, old names.
+
+    Settings  --fields-->  SETTINGS: name -> Setting  -->  flags, widgets, table of the README
+    a file, flags: {name: value}  --resolve-->  Settings  --as_dict-->  description.txt
 
 Old names are still accepted; `canonical` says which name to use now. Knows nothing about models.
 """
 
+import dataclasses
 import difflib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast, get_args
 
 from .errors import PruningError
 
@@ -34,7 +39,7 @@ class Setting:
     """One parameter. `kind` is the type a value is turned into; `above` and `below` are open bounds."""
 
     name: str
-    default: object
+    default: Any
     kind: type
     group: str
     help: str
@@ -107,6 +112,11 @@ class Setting:
         )
 
 
+def setting(default: Any, group: str, help: str, **more: Any) -> Any:
+    """A field of `Settings`; `more` are the other fields of its `Setting`. Name and kind are those of the field."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": help} | more)
+
+
 def parts_of(value: str) -> tuple[str, ...]:
     """The parts of a text that are joined by commas."""
     return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -119,544 +129,399 @@ _STRATEGY_COMMANDS = ("global", "layer", "uniform")
 _RECOVERY_COMMANDS = (*_STRATEGY_COMMANDS, "apply", "recover")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-_ALL = (
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting with its value, as a run has it. `dataclasses.replace` gives the same with others.
+
+    `base_model` is None until a command has made sure that one is named.
+    """
+
+    strategy: str = "global"  # how a plan is made: the command says it
+
     # model
-    Setting("base_model", None, str, "model", "The model to prune: demo, a local folder, or a Hugging Face id (owner/name)."),
-    Setting(
-        "device", "auto", str, "model", "Where to compute: auto, cpu, cuda, or cuda:N. auto takes a GPU when there is one."
-    ),
-    Setting(
-        "dtype",
+    base_model: str = setting(None, "model", "The model to prune: demo, a local folder, or a Hugging Face id (owner/name).")
+    device: str = setting("auto", "model", "Where to compute: auto, cpu, cuda, or cuda:N. auto takes a GPU when there is one.")
+    dtype: str = setting(
         "auto",
-        str,
         "model",
         "Number format while computing: auto is float32 on CPU and bfloat16 on GPU.",
         choices=("auto", "float32", "bfloat16", "float16"),
-    ),
-    Setting(
-        "attn_implementation",
+    )
+    attn_implementation: str = setting(
         "auto",
-        str,
         "model",
         "Attention code: auto takes sdpa, but eager for small heads in half precision on CPU (faster there).",
         choices=("auto", "eager", "sdpa"),
-    ),
-    Setting("trust_remote_code", False, bool, "model", "Allow a model to run the Python code it brings; no file can allow it."),
-    Setting("head_dim", None, int, "model", "Size of a head, if you want it checked; it is read from the model.", minimum=1),
-    Setting(
-        "gqa_ratio",
-        None,
-        int,
-        "model",
-        "Query heads per KV head, if you want it checked; it is read from the model.",
-        minimum=1,
-    ),
+    )
+    trust_remote_code: bool = setting(False, "model", "Allow a model to run the Python code it brings; no file can say so.")
+    head_dim: int | None = setting(
+        None, "model", "Size of a head, if you want it checked; it is read from the model.", minimum=1
+    )
+    gqa_ratio: int | None = setting(
+        None, "model", "Query heads per KV head, if you want it checked; it is read from the model.", minimum=1
+    )
+
     # calibration
-    Setting(
-        "corpus",
+    corpus: str = setting(
         "python-stdlib",
-        str,
         "calibration",
         "Calibration text: python-stdlib, wikitext2, c4, a dataset id, or a .txt / .jsonl / .parquet file.",
-    ),
-    Setting("text_column", "text", str, "calibration", "Column of a dataset or file that holds the text."),
-    Setting(
-        "num_samples",
+    )
+    text_column: str = setting("text", "calibration", "Column of a dataset or file that holds the text.")
+    num_samples: int = setting(
         128,
-        int,
         "calibration",
         "Calibration windows: 10-20 for a quick look, 128 standard, 256-512 careful.",
-        "samples",
+        unit="samples",
         minimum=1,
         old_names=("head_importance_samples", "num_examples"),
-    ),
-    Setting(
-        "seq_len",
+    )
+    seq_len: int = setting(
         128,
-        int,
         "calibration",
         "Length of a calibration window.",
-        "tokens",
+        unit="tokens",
         minimum=2,
         old_names=("taylor_seq_len", "max_seq_len"),
-    ),
-    Setting(
-        "gradient_batch_size", 8, int, "calibration", "Windows per batch; lower it when memory runs out.", "samples", minimum=1
-    ),
-    Setting("seed", 0, int, "calibration", "Seed of the choice of windows.", minimum=0, maximum=2**31 - 1),
+    )
+    gradient_batch_size: int = setting(
+        8, "calibration", "Windows per batch; lower it when memory runs out.", unit="samples", minimum=1
+    )
+    seed: int = setting(0, "calibration", "Seed of the choice of windows.", minimum=0, maximum=2**31 - 1)
+
     # importance
-    Setting(
-        "importance_method",
+    importance_method: str = setting(
         "taylor",
-        str,
         "importance",
         "How the importance of a group is measured: by gradients, activations, or weights alone.",
         choices=("taylor", "taylor_2nd", "wanda", "l1", "l2", "gate", "fisher"),
         old_names=("pruner_type",),
-    ),
-    Setting(
-        "layer_importance_method",
+    )
+    layer_importance_method: str = setting(
         "removal",
-        str,
         "importance",
         "How the importance of a whole layer is measured.",
         choices=("removal", "activation", "block_influence"),
-    ),
-    Setting(
-        "layer_importance_samples",
+    )
+    layer_importance_samples: int = setting(
         50,
-        int,
         "importance",
-        "Calibration windows for the importance of layers; 0 skips it.",
-        "samples",
+        "Calibration windows for the importance of layers; 0 leaves it out.",
+        unit="samples",
         minimum=0,
         old_names=("importance_samples",),
-    ),
-    Setting(
-        "layer_importance_config",
+    )
+    layer_importance_config: str | None = setting(
         None,
-        str,
         "importance",
         "A layer_importance_config.json of this model to reuse instead of measuring layers.",
         old_names=("importance_config",),
-    ),
+    )
+
     # plan
-    Setting(
-        "pruning_ratio",
+    pruning_ratio: float = setting(
         0.25,
-        float,
         "plan",
         "Share of parameters to remove: 0.15-0.2 cautious, 0.2-0.3 standard, 0.3-0.4 aggressive.",
-        "share",
+        unit="share",
         above=0,
         below=1,
-    ),
-    Setting(
-        "ratio_basis",
+    )
+    ratio_basis: str = setting(
         "model",
-        str,
         "plan",
         "What the ratio refers to: all parameters of the model, or those of the layers that may be cut (selected).",
         choices=("model", "selected"),
-    ),
-    Setting(
-        "layer_start", None, int, "plan", "First layer that is measured and may be cut; replaces block_*.", "layer", minimum=0
-    ),
-    Setting(
-        "layer_end", None, int, "plan", "Layer before which measuring and cutting end; replaces block_*.", "layer", minimum=1
-    ),
-    Setting("block_attention_layer_start", None, int, "plan", "First layer whose attention may be cut.", "layer", minimum=0),
-    Setting(
-        "block_attention_layer_end", None, int, "plan", "Layer before which cutting of attention ends.", "layer", minimum=1
-    ),
-    Setting("block_mlp_layer_start", None, int, "plan", "First layer whose MLP may be cut.", "layer", minimum=0),
-    Setting("block_mlp_layer_end", None, int, "plan", "Layer before which cutting of MLPs ends.", "layer", minimum=1),
-    Setting(
-        "protected_layers",
-        "",
-        str,
-        "plan",
-        "More layers that stay whole, as 0-2,17,30-31 (inclusive, zero-based); none lifts all protection.",
-    ),
-    Setting(
-        "pruning_distribution",
-        "auto",
-        str,
-        "plan",
-        "Attention:MLP shares of what is removed, as 2:8; auto (global only) lets the scores decide.",
-    ),
-    Setting("freeze_top_n_layers", 0, int, "plan", "Also protect this many of the most important layers.", "layers", minimum=0),
-    Setting(
-        "pruning_strategy",
+    )
+    layer_start: int | None = setting(
+        None, "plan", "First layer that is measured and may be cut; replaces block_*.", unit="layer", minimum=0
+    )
+    layer_end: int | None = setting(
+        None, "plan", "Layer before which measuring and cutting end; replaces block_*.", unit="layer", minimum=1
+    )
+    block_attention_layer_start: int | None = setting(
+        None, "plan", "First layer whose attention may be cut.", unit="layer", minimum=0
+    )
+    block_attention_layer_end: int | None = setting(
+        None, "plan", "Layer before which cutting of attention ends.", unit="layer", minimum=1
+    )
+    block_mlp_layer_start: int | None = setting(None, "plan", "First layer whose MLP may be cut.", unit="layer", minimum=0)
+    block_mlp_layer_end: int | None = setting(None, "plan", "Layer before which cutting of MLPs ends.", unit="layer", minimum=1)
+    protected_layers: str = setting(
+        "", "plan", "More layers that stay whole, as 0-2,17,30-31 (inclusive, zero-based); none lifts all protection."
+    )
+    pruning_distribution: str = setting(
+        "auto", "plan", "Attention:MLP shares of what is removed, as 2:8; auto (global only) lets the scores decide."
+    )
+    freeze_top_n_layers: int = setting(
+        0, "plan", "Also protect this many of the most important layers.", unit="layers", minimum=0
+    )
+    pruning_strategy: str = setting(
         "inverse",
-        str,
         "plan",
         "Rates of layers: uniform, inverse (important layers lose less) or proportional to importance.",
         choices=("uniform", "inverse", "proportional"),
-    ),
-    Setting(
-        "importance_weight",
-        1.0,
-        float,
-        "plan",
-        "How strongly rates follow importance; 0 makes them equal.",
-        minimum=0,
-        maximum=10,
-        old_names=("alpha",),
-    ),
-    Setting(
-        "layer_min_pruning_rate",
-        0.15,
-        float,
-        "plan",
-        "Least rate of a layer.",
-        "share",
-        minimum=0,
-        maximum=1,
-        old_names=("min_pruning_rate",),
-    ),
-    Setting(
-        "layer_max_pruning_rate",
-        0.5,
-        float,
-        "plan",
-        "Largest rate of a layer.",
-        "share",
-        minimum=0,
-        maximum=1,
-        old_names=("max_pruning_rate",),
-    ),
-    Setting(
-        "match_target", False, bool, "plan", "Raise the rates of unprotected layers until the whole model reaches the ratio."
-    ),
-    Setting(
-        "mlp_multiple",
-        1,
-        int,
-        "plan",
-        "Round the kept MLP width up to a multiple; 64, 128, 256 suit hardware.",
-        "channels",
-        minimum=1,
-    ),
-    Setting("prune_attention", True, bool, "plan", "Cut attention groups; without it a split must be 0:10."),
-    Setting("prune_mlp", True, bool, "plan", "Cut MLP channels; without it a split must be 10:0."),
-    Setting("min_kv_groups", 1, int, "plan", "Attention groups that stay in each layer.", "groups", minimum=1),
-    Setting("min_mlp_channels", 1, int, "plan", "MLP channels that stay in each layer.", "channels", minimum=1),
-    Setting(
-        "remove_empty_layers",
-        False,
-        bool,
-        "plan",
-        "Lift both floors, and delete layers that end up with neither attention nor MLP.",
-    ),
-    Setting(
-        "keep_groups",
+    )
+    importance_weight: float = setting(
+        1.0, "plan", "How strongly rates follow importance; 0 makes them equal.", minimum=0, maximum=10, old_names=("alpha",)
+    )
+    layer_min_pruning_rate: float = setting(
+        0.15, "plan", "Least rate of a layer.", unit="share", minimum=0, maximum=1, old_names=("min_pruning_rate",)
+    )
+    layer_max_pruning_rate: float = setting(
+        0.5, "plan", "Largest rate of a layer.", unit="share", minimum=0, maximum=1, old_names=("max_pruning_rate",)
+    )
+    match_target: bool = setting(
+        False, "plan", "Raise the rates of unprotected layers until the whole model reaches the ratio."
+    )
+    mlp_multiple: int = setting(
+        1, "plan", "Round the kept MLP width up to a multiple; 64, 128, 256 suit hardware.", unit="channels", minimum=1
+    )
+    prune_attention: bool = setting(True, "plan", "Cut attention groups; without it a split must be 0:10.")
+    prune_mlp: bool = setting(True, "plan", "Cut MLP channels; without it a split must be 10:0.")
+    min_kv_groups: int = setting(1, "plan", "Attention groups that stay in each layer.", unit="groups", minimum=1)
+    min_mlp_channels: int = setting(1, "plan", "MLP channels that stay in each layer.", unit="channels", minimum=1)
+    remove_empty_layers: bool = setting(
+        False, "plan", "Lift both floors, and delete layers that end up with neither attention nor MLP."
+    )
+    keep_groups: str = setting(
         "",
-        str,
         "plan",
         "Groups kept by hand whatever the strategy says, as 3a1,5m20-29: attention group 1 of layer 3, MLP channels 20 to 29 "
         "of layer 5.",
-    ),
-    Setting("cut_groups", "", str, "plan", "Groups cut by hand, named as in keep_groups; protection does not keep them."),
-    Setting(
-        "groups",
+    )
+    cut_groups: str = setting("", "plan", "Groups cut by hand, named as in keep_groups; protection does not hold them.")
+    groups: str | None = setting(None, "plan", "A CSV like groups_to_prune.csv: exactly its rows are cut.", commands=("apply",))
+    table: str | None = setting(
         None,
-        str,
-        "plan",
-        "A CSV like groups_to_prune.csv: exactly its rows are cut.",
-        commands=("apply",),
-    ),
-    Setting(
-        "table",
-        None,
-        str,
         "plan",
         "A CSV like global_group_table.csv, which may be edited: rows that are missing stay, its scores rank.",
         commands=("apply",),
-    ),
-    Setting("plan", None, str, "plan", "A plan.json: exactly this plan is cut.", commands=("apply",)),
-    Setting(
-        "iterative_steps",
+    )
+    plan: str | None = setting(None, "plan", "A plan.json: exactly this plan is cut.", commands=("apply",))
+    iterative_steps: int = setting(
         1,
-        int,
         "plan",
         "Rounds of cutting: an equal share of the parameters goes in each, and what is left is measured again; 1 cuts at once.",
-        "rounds",
+        unit="rounds",
         minimum=1,
         commands=_STRATEGY_COMMANDS,
-    ),
+    )
+
     # recovery
-    Setting(
-        "reconstruct",
+    reconstruct: bool = setting(
         False,
-        bool,
         "recovery",
         "Repair the cut model without training: new weights for what stays of o_proj and down_proj (least squares).",
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "reconstruct_tokens",
-        65536,
-        int,
-        "recovery",
-        "Calibration tokens for the repair.",
-        "tokens",
-        minimum=1,
-        commands=_RECOVERY_COMMANDS,
-    ),
-    Setting("finetune", False, bool, "recovery", "Train the cut model to win quality back.", commands=_RECOVERY_COMMANDS),
-    Setting(
-        "finetune_method",
+    )
+    reconstruct_tokens: int = setting(
+        65536, "recovery", "Calibration tokens for the repair.", unit="tokens", minimum=1, commands=_RECOVERY_COMMANDS
+    )
+    finetune: bool = setting(False, "recovery", "Train the cut model to win quality back.", commands=_RECOVERY_COMMANDS)
+    finetune_method: str = setting(
         "lora",
-        str,
         "recovery",
         "Train small added matrices that are merged at the end (lora), or every weight (full).",
         choices=("lora", "full"),
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_corpus",
+    )
+    finetune_corpus: str | None = setting(
         None,
-        str,
         "recovery",
         "Training text, named as corpus is, or instructions (dataset id, .json or .jsonl file with the columns instruction, "
         "input and output), of which only answers are learned; by default the calibration text.",
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_samples",
+    )
+    finetune_samples: int = setting(
         500,
-        int,
         "recovery",
         "Training windows, or instructions: 500 below a ratio of 0.2, 1000 to 0.3, 2000 above.",
-        "samples",
+        unit="samples",
         minimum=1,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_seq_len",
+    )
+    finetune_seq_len: int | None = setting(
         None,
-        int,
         "recovery",
-        "Length of a training window; by default seq_len.",
-        "tokens",
+        "Length of a training window; left out, seq_len.",
+        unit="tokens",
         minimum=2,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_lr",
-        None,
-        float,
-        "recovery",
-        "Learning rate; by default 1e-4 for lora and 1e-5 for full.",
-        above=0,
-        commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_epochs",
-        1.0,
-        float,
-        "recovery",
-        "Passes over the training text.",
-        "epochs",
-        above=0,
-        commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_steps",
+    )
+    finetune_lr: float | None = setting(
+        None, "recovery", "Learning rate; left out, 1e-4 for lora and 1e-5 for full.", above=0, commands=_RECOVERY_COMMANDS
+    )
+    finetune_epochs: float = setting(
+        1.0, "recovery", "How often all training text is seen.", unit="epochs", above=0, commands=_RECOVERY_COMMANDS
+    )
+    finetune_steps: int = setting(
         0,
-        int,
         "recovery",
         "Training steps; above 0 it replaces finetune_epochs.",
-        "steps",
+        unit="steps",
         minimum=0,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_batch_size",
+    )
+    finetune_batch_size: int = setting(
         8,
-        int,
         "recovery",
         "Windows per batch; lower it when memory runs out.",
-        "samples",
+        unit="samples",
         minimum=1,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_accumulation",
+    )
+    finetune_accumulation: int = setting(
         1,
-        int,
         "recovery",
         "Batches whose gradients are added up for one step.",
-        "batches",
+        unit="batches",
         minimum=1,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_warmup",
+    )
+    finetune_warmup: float = setting(
         0.05,
-        float,
         "recovery",
         "Share of the steps in which the learning rate rises.",
-        "share",
+        unit="share",
         minimum=0,
         maximum=1,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_eval_steps",
+    )
+    finetune_eval_steps: int = setting(
         20,
-        int,
         "recovery",
-        "Steps between two measurements of perplexity; the best state is kept.",
-        "steps",
+        "Steps from one perplexity to the next; the best state is kept.",
+        unit="steps",
         minimum=1,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "finetune_max_rise",
+    )
+    finetune_max_rise: float = setting(
         2.0,
-        float,
         "recovery",
         "Training stops when its loss is this many times the first loss.",
         above=1,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "gradient_checkpointing",
+    )
+    gradient_checkpointing: bool = setting(
         False,
-        bool,
         "recovery",
         "Compute activations twice instead of keeping them: less memory, a third more time.",
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting("lora_r", 8, int, "recovery", "Rank of the added matrices, usually 4-16.", minimum=1, commands=_RECOVERY_COMMANDS),
-    Setting(
-        "lora_alpha",
-        16,
-        int,
-        "recovery",
-        "Strength of the added matrices, usually twice lora_r.",
-        minimum=1,
-        commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "lora_dropout",
+    )
+    lora_r: int = setting(8, "recovery", "Rank of the added matrices, usually 4-16.", minimum=1, commands=_RECOVERY_COMMANDS)
+    lora_alpha: int = setting(
+        16, "recovery", "Strength of the added matrices, usually twice lora_r.", minimum=1, commands=_RECOVERY_COMMANDS
+    )
+    lora_dropout: float = setting(
         0.0,
-        float,
         "recovery",
-        "Share of inputs of the added matrices that are dropped at random.",
-        "share",
+        "Share of inputs that the added matrices miss at random.",
+        unit="share",
         minimum=0,
         below=1,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "lora_targets",
+    )
+    lora_targets: str = setting(
         ",".join(LORA_TARGETS),
-        str,
         "recovery",
         "Matrices that get added ones, joined by commas.",
         parts=LORA_TARGETS,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "distill_weight",
+    )
+    distill_weight: float = setting(
         0.0,
-        float,
         "recovery",
-        "Share of the loss that compares with the predictions of the model before the cut; 0 leaves it out.",
-        "share",
+        "Share of the loss that compares with what the unpruned model says; 0 does without it.",
+        unit="share",
         minimum=0,
         maximum=1,
         commands=_RECOVERY_COMMANDS,
-    ),
-    Setting(
-        "distill_temperature",
-        2.0,
-        float,
-        "recovery",
-        "Above 1, less likely tokens count more in that comparison.",
-        above=0,
-        commands=_RECOVERY_COMMANDS,
-    ),
+    )
+    distill_temperature: float = setting(
+        2.0, "recovery", "Above 1 the unlikelier tokens count more in that comparison.", above=0, commands=_RECOVERY_COMMANDS
+    )
+
     # evaluation
-    Setting(
-        "test_before_prune",
+    test_before_prune: bool = setting(
         False,
-        bool,
         "evaluation",
         "Measure perplexity of the model before the cut; without pruning_ratio, a strategy does this and nothing else.",
         commands=_CUTTING,
-    ),
-    Setting("test_after_prune", False, bool, "evaluation", "Measure perplexity of the cut model.", commands=_CUTTING),
-    Setting("eval_corpus", "python-stdlib", str, "evaluation", "Held-out text for perplexity; named as corpus is."),
-    Setting("eval_seq_len", 128, int, "evaluation", "Length of a perplexity window.", "tokens", minimum=2),
-    Setting(
-        "eval_windows",
-        256,
-        int,
-        "evaluation",
-        "Perplexity windows, spread evenly over the text; 0 takes all.",
-        "windows",
-        minimum=0,
-    ),
-    Setting("prompt", _PROMPT, str, "evaluation", "Both models continue this text."),
+    )
+    test_after_prune: bool = setting(False, "evaluation", "Measure perplexity of the cut model.", commands=_CUTTING)
+    eval_corpus: str = setting("python-stdlib", "evaluation", "Held-out text for perplexity; named as corpus is.")
+    eval_seq_len: int = setting(128, "evaluation", "Length of a perplexity window.", unit="tokens", minimum=2)
+    eval_windows: int = setting(
+        256, "evaluation", "Perplexity windows, spread evenly over the text; 0 takes all.", unit="windows", minimum=0
+    )
+    prompt: str = setting(_PROMPT, "evaluation", "Both models go on from this text.")
+
     # output
-    Setting(
-        "experiment_name",
+    experiment_name: str | None = setting(
         None,
-        str,
         "output",
         "Folder of the experiment; default: model, strategy, ratio and time joined by '-'.",
         old_names=("save_ckpt_log_name",),
-    ),
-    Setting("output_root", "prune_log", str, "output", "Folder that holds the experiments."),
-    Setting(
-        "overwrite",
+    )
+    output_root: str = setting("prune_log", "output", "Folder that holds the experiments.")
+    overwrite: bool = setting(
         False,
-        bool,
         "output",
         "Replace an experiment of the same name; it is restored if the run fails before it made anything. `recover`: give up a "
         "training that was stopped.",
-    ),
-    Setting("resume", False, bool, "output", "Continue an experiment that was stopped, from its last finished step."),
-    Setting(
-        "dry_run", False, bool, "output", "Show what the plan would give, and the memory and disk it takes; change nothing."
-    ),
-    Setting(
-        "save_table_path",
+    )
+    resume: bool = setting(False, "output", "Go on with an experiment that was stopped, from its last finished step.")
+    dry_run: bool = setting(False, "output", "Say what the plan would give, and the memory and disk it takes; change nothing.")
+    save_table_path: str | None = setting(
         None,
-        str,
         "output",
         "Also write the group table to this .csv or .json, for a person to edit and `apply` to read.",
         commands=("importance", "global", "layer", "uniform"),
-    ),
-    Setting(
-        "save_model",
-        False,
-        bool,
-        "output",
-        "Save the cut model as a Hugging Face folder, checked by loading it again.",
-        commands=_CUTTING,
-    ),
-    Setting(
-        "save_format",
+    )
+    save_model: bool = setting(
+        False, "output", "Save the cut model as a Hugging Face folder, checked by loading it again.", commands=_CUTTING
+    )
+    save_format: str = setting(
         "hf",
-        str,
         "output",
         "What else to make of the saved model, joined by commas: hf, bin, gguf, or any format of `export`.",
         commands=_CUTTING,
-    ),
-    Setting(
-        "save_dtype",
+    )
+    save_dtype: str = setting(
         "auto",
-        str,
         "output",
         "Number format of the saved weights; auto is that of the model's files.",
         choices=("auto", "float32", "bfloat16", "float16"),
         commands=_CUTTING,
-    ),
-    Setting(
-        "max_shard_size",
-        "5GB",
-        str,
-        "output",
-        "Largest weight file of the saved folder, as 5GB or 500MB; a larger model is split.",
-        commands=_CUTTING,
-    ),
-    Setting(
-        "stream",
+    )
+    max_shard_size: str = setting(
+        "5GB", "output", "Largest weight file of the saved folder, as 5GB or 500MB; a larger model is split.", commands=_CUTTING
+    )
+    stream: bool = setting(
         False,
-        bool,
         "output",
         "Cut from file to file, one tensor at a time: no model in memory, and nothing is evaluated.",
         commands=("apply",),
-    ),
-)
+    )
 
-SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
-_OLD_NAMES = {old: setting.name for setting in _ALL for old in setting.old_names}
+    def as_dict(self) -> dict[str, Any]:
+        """By name, as files keep them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def of(self, names: Iterable[str]) -> dict[str, Any]:
+        """Those of these names."""
+        return {name: getattr(self, name) for name in names}
+
+
+def _described(field: dataclasses.Field) -> Setting:
+    kind = next((kind for kind in get_args(field.type) if kind is not type(None)), field.type)  # int, of `int | None`
+    return Setting(field.name, field.default, cast(type, kind), **field.metadata)
+
+
+SETTINGS: dict[str, Setting] = {field.name: _described(field) for field in fields(Settings) if field.metadata}
+_OLD_NAMES = {old: setting.name for setting in SETTINGS.values() for old in setting.old_names}
 
 
 # What a strategy takes instead of a setting's own default.
@@ -673,9 +538,9 @@ OF_THE_PERSON = ("trust_remote_code",)
 PLAN_SETTINGS = tuple(name for name, setting in SETTINGS.items() if setting.group == "plan" and not setting.commands)
 
 
-def plan_settings(settings: dict) -> dict:
+def plan_settings(settings: Settings) -> dict[str, Any]:
     """The settings that decide a plan, and no others."""
-    return {"strategy": settings["strategy"]} | {name: settings[name] for name in PLAN_SETTINGS}
+    return settings.of(("strategy", *PLAN_SETTINGS))
 
 
 def canonical(name: str) -> str:
@@ -687,22 +552,27 @@ def canonical(name: str) -> str:
     return name
 
 
-def resolve(given: dict, strategy: str = "global") -> dict:
+def resolve(given: Mapping[str, Any], strategy: str = "global") -> Settings:
     """Every setting with its value: those in `given` (old names too) checked and typed, the others at their default.
 
     `strategy` is recorded, and brings its own defaults. Raises PruningError for an unknown name, a value out of range, or
     one setting under two names with two values.
     """
-    values: dict = {}
+    values: dict[str, Any] = {}
     for name, raw in given.items():
         setting = SETTINGS[canonical(name)]
         value = setting.parse(raw)
         if values.get(setting.name, value) != value:
             raise PruningError("setting_conflict", name=setting.name, first=values[setting.name], second=value)
         values[setting.name] = value
-    return defaults_of(strategy) | values
+    return replace(defaults_of(strategy), **values)
 
 
-def defaults_of(strategy: str) -> dict:
+def defaults_of(strategy: str) -> Settings:
     """Every setting at its default under a strategy, and the strategy itself."""
-    return {"strategy": strategy} | {name: setting.default for name, setting in SETTINGS.items()} | STRATEGY_DEFAULTS[strategy]
+    return Settings(strategy=strategy, **STRATEGY_DEFAULTS[strategy])
+
+
+def merged(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with these values, in their types already; what else a plan or a file holds is left out."""
+    return replace(settings, **{name: value for name, value in values.items() if name == "strategy" or name in SETTINGS})

@@ -1,5 +1,6 @@
 """One thread per test process and no network: set before torch and transformers are imported."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,45 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("steady")
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_garbage_collection() -> None:
+    """Takes what is loaded by now out of the garbage collector's rounds.
+
+    Streamlit after each run of a page, and the trainer, collect everything: a second each time with torch among it.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_checks():
+    """Exports are checked by forks of a process that has loaded the libraries; gives what checks them in the product."""
+    from tests.fresh_checks import forked_checks
+
+    with forked_checks() as own_check:
+        yield own_check
+
+
+@pytest.fixture
+def own_check(_forked_checks, monkeypatch) -> None:
+    """Exports are checked as the product does, by a process that is started anew."""
+    from pruning.export import reload_check
+
+    monkeypatch.setattr(reload_check, "_in_fresh_process", _forked_checks)
+
+
+@pytest.fixture(scope="session")
+def measured_demo(tmp_path_factory):
+    """The experiment `first`, measured on the demo model with a few short windows, its layers too; tests work on copies."""
+    from pruning.runs import steps
+    from pruning.settings import resolve
+    from tests.runs.quick_runs import QUICK_DEMO, new_experiment
+
+    experiment = new_experiment(tmp_path_factory.mktemp("measured"), "first", resolve(QUICK_DEMO))
+    steps.run("measure", experiment)
+    return experiment
 
 
 @pytest.fixture(scope="module")

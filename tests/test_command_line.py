@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -44,15 +45,21 @@ def command(*arguments: object) -> list[str]:
 
 
 class Road:
-    """A finished run: its experiment and what it printed."""
+    """A finished run, in a process of its own if that is asked for: its experiment and what it printed."""
 
-    def __init__(self, root: Path, name: str, *flags: str):
+    def __init__(self, root: Path, name: str, *flags: str, in_its_own_process: bool):
         self.experiment = Experiment(root / name)
         fewer = ("--num_samples", "8", "--eval_windows", "8", "--output_root", root)
         fixed = ("--base_model", "demo", "--experiment_name", name, "--pruning_ratio", "0.25")
         wanted = ("--test_before_prune", "--test_after_prune", "--save_model")
-        done = subprocess.run(command("global", *fixed, *wanted, *fewer, *flags), cwd=PROJECT, capture_output=True, text=True)
-        self.exit_code, self.printed, self.complaints = done.returncode, done.stdout, done.stderr
+        arguments = ["global", *map(str, (*fixed, *wanted, *fewer, *flags))]
+        if in_its_own_process:
+            done = subprocess.run(command(*arguments), cwd=PROJECT, capture_output=True, text=True)
+            self.exit_code, self.printed, self.complaints = done.returncode, done.stdout, done.stderr
+        else:
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+                self.exit_code = main(arguments)
+            self.printed, self.complaints = out.getvalue(), errors.getvalue()
         self.metrics = self.experiment.metrics()
         self.plan = self.experiment.read_plan()
 
@@ -60,7 +67,8 @@ class Road:
 @pytest.fixture(scope="module", params=["auto", "3:7"])
 def road(request, tmp_path_factory) -> Road:
     """The issue's command, on fewer samples; with scores alone, and with a split that takes attention groups too."""
-    return Road(tmp_path_factory.mktemp("prune_log"), "first", "--pruning_distribution", request.param)
+    root, split = tmp_path_factory.mktemp("prune_log"), ("--pruning_distribution", request.param)
+    return Road(root, "first", *split, in_its_own_process=request.param == "auto")
 
 
 def test_it_ends_well_and_without_complaint(road):
@@ -98,7 +106,7 @@ def test_query_heads_stay_four_to_one_and_protected_layers_whole(road):
         whole = rows["self_attn.k_proj"] == 4 * 8 and rows["mlp.up_proj"] == 384
         assert whole or layer not in PROTECTED
         smaller += rows["self_attn.k_proj"] < 4 * 8
-    if road.experiment.settings["pruning_distribution"] != "auto":
+    if road.experiment.settings.pruning_distribution != "auto":
         assert smaller >= 10
 
 
@@ -245,7 +253,7 @@ def test_old_names_are_accepted_with_a_note(prune):
     assert code == 0
     assert complaint == "Note: --num_examples is now called --num_samples.\nNote: --max_seq_len is now called --seq_len.\n"
     experiment = Experiment(prune.root / "run")
-    assert (experiment.settings["num_samples"], experiment.settings["seq_len"]) == (3, 12)
+    assert (experiment.settings.num_samples, experiment.settings.seq_len) == (3, 12)
     assert (
         experiment.path(read_status(experiment).log).read_text().endswith(complaint + printed[printed.index("experiment  ") :])
     )
@@ -377,7 +385,7 @@ def test_layer_once_called_its_layer_method_importance_method(prune):
     assert code == 0
     assert complaint == "Note: --importance_method with a layer method is now called --layer_importance_method.\n"
     settings = Experiment(prune.root / "run").settings
-    assert (settings["layer_importance_method"], settings["importance_method"]) == ("block_influence", "taylor")
+    assert (settings.layer_importance_method, settings.importance_method) == ("block_influence", "taylor")
     twice = {"importance_method": "removal", "layer_importance_method": "activation", "experiment_name": "other"}
     code, _, complaint = prune(command="layer", **twice)
     assert code == 2 and complaint.startswith("Error: `layer_importance_method` was given twice") and complaint.count("\n") == 1

@@ -19,6 +19,7 @@ from pruning.planning.allocation import allocate_global
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.protection import Protection
 from pruning.runs.status import RUNNING, JobStatus, this_process, write_status
+from pruning.settings import Settings
 from tests.planning.examples import random_table, small_config, small_shape
 
 
@@ -26,7 +27,7 @@ def described(root, name="run") -> Experiment:
     experiment = Experiment.create(root, name)
     header = CheckpointHeader(root, small_config(), {}, ())
     header.__dict__["fingerprint"] = "abc"  # of a model without weights
-    experiment.write_settings({"pruning_ratio": 0.5})
+    experiment.write_settings(Settings(pruning_ratio=0.5))
     experiment.write_model(header, {"numpy": np.__version__})
     return experiment
 
@@ -49,7 +50,7 @@ def test_an_experiment_that_exists_is_refused_and_left_alone(tmp_path):
     described(tmp_path).write_table(random_table(small_shape()))
     with pytest.raises(PruningError, match="'run' exists already"):
         Experiment.create(tmp_path, "run")
-    assert Experiment.open(tmp_path, "run").description()["settings"] == {"pruning_ratio": 0.5}
+    assert Experiment.open(tmp_path, "run").settings.pruning_ratio == 0.5
 
 
 def test_an_experiment_that_measured_nothing_gives_way(tmp_path):
@@ -73,7 +74,7 @@ def test_overwriting_starts_empty(tmp_path):
     described(tmp_path).write_table(random_table(small_shape()))
     created = Experiment.create(tmp_path, "run", overwrite=True)
     assert [path.name for path in created.folder.iterdir()] == ["description.txt"]
-    assert created.description()["settings"] == {}
+    assert created.settings == Settings(experiment_name="run")
 
 
 def test_an_unknown_experiment_is_named(tmp_path):
@@ -126,7 +127,8 @@ def test_a_renamed_experiment_is_the_same_under_its_new_name(tmp_path):
     experiment.update_metrics(perplexity={"after": {"a": 2.0}})
     renamed = experiment.rename("new")
     assert [e.name for e in list_experiments(tmp_path)] == ["new"]
-    assert Experiment.open(tmp_path, "new").description()["settings"] == {"pruning_ratio": 0.5, "experiment_name": "new"}
+    written = Experiment.open(tmp_path, "new").description()["settings"]
+    assert (written["pruning_ratio"], written["experiment_name"]) == (0.5, "new")
     assert renamed.metrics()["perplexity"] == {"after": {"a": 2.0}}
     assert renamed.rename("new") == renamed
 
@@ -139,7 +141,7 @@ def test_a_name_that_is_taken_or_impossible_changes_nothing(tmp_path, name, sent
     (tmp_path / "taken").mkdir()
     with pytest.raises(PruningError, match=sentence):
         experiment.rename(name)
-    assert Experiment.open(tmp_path, "old").description()["settings"] == {"pruning_ratio": 0.5}
+    assert Experiment.open(tmp_path, "old").settings.pruning_ratio == 0.5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "taken"]
 
 
@@ -390,7 +392,7 @@ def test_two_processes_that_change_one_file_lose_nothing(tmp_path):
 
     def describe() -> None:
         for number in range(count):
-            experiment.write_settings({"seed": number})
+            experiment.write_settings(Settings(seed=number))
 
     children = [begun_in_a_process(act) for act in (measure, judge, describe)]
     for number in range(count):
@@ -412,24 +414,24 @@ def with_text(tmp_path, monkeypatch) -> Experiment:
     experiment = described(Path("prune_log"))
     experiment.path("calibration.txt").write_text("pasted")
     texts = {"corpus": str(experiment.path("calibration.txt")), "eval_corpus": "own.txt", "finetune_corpus": "a/b"}
-    experiment.write_settings({"pruning_ratio": 0.5} | texts)
+    experiment.write_settings(Settings(pruning_ratio=0.5, **texts))
     return experiment
 
 
 def test_a_text_inside_is_found_after_renaming_moving_and_copying(with_text, tmp_path):
     renamed = with_text.rename("new")
-    assert renamed.settings["corpus"] == str(Path("prune_log/new/calibration.txt"))
+    assert renamed.settings.corpus == str(Path("prune_log/new/calibration.txt"))
     shutil.copytree("prune_log/new", tmp_path / "elsewhere" / "copied")
     shutil.rmtree("prune_log")
     moved = Experiment.open(tmp_path / "elsewhere", "copied")
-    assert Path(moved.settings["corpus"]).read_text() == "pasted"
-    assert moved.settings["eval_corpus"] == "own.txt" and moved.settings["finetune_corpus"] == "a/b"  # not ours
+    assert Path(moved.settings.corpus).read_text() == "pasted"
+    assert moved.settings.eval_corpus == "own.txt" and moved.settings.finetune_corpus == "a/b"  # not ours
 
 
 def test_a_branch_takes_the_text_along(with_text):
     branch = with_text.branch()
     with_text.delete()
-    assert Path(branch.settings["corpus"]) == branch.path("calibration.txt")
+    assert Path(branch.settings.corpus) == branch.path("calibration.txt")
     assert branch.path("calibration.txt").read_text() == "pasted"
 
 
@@ -440,11 +442,11 @@ def test_older_files_that_name_another_folder_find_their_text_inside(with_text):
         content["settings"]["corpus"] = elsewhere
         path.write_text(json.dumps(content))
         described(Path("prune_log"), "later").path("calibration.txt").write_text("another text")
-        assert with_text.settings["corpus"] == str(with_text.path("calibration.txt"))
+        assert with_text.settings.corpus == str(with_text.path("calibration.txt"))
         shutil.rmtree(Path("prune_log", "later"))
     content["settings"] |= {"corpus": "/gone/old_name/other.txt"}
     path.write_text(json.dumps(content))
-    assert with_text.settings["corpus"] == "/gone/old_name/other.txt"  # not here: said by whoever needs it
+    assert with_text.settings.corpus == "/gone/old_name/other.txt"  # not here: said by whoever needs it
 
 
 def test_a_file_that_says_it_is_inside_and_is_not_is_refused(with_text):

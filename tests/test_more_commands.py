@@ -79,14 +79,14 @@ def test_settings_come_from_a_file_and_flags_win(source, tmp_path, suffix):
     run = ["global", *source, f"--config={config}", f"--output_root={tmp_path}", "--experiment_name=run"]
     assert main([*run, "--num_samples=4"]) == 0
     written = Experiment.open(tmp_path, "run").settings
-    assert (written["pruning_ratio"], written["num_samples"], written["seq_len"]) == (0.02, 4, 16)
+    assert (written.pruning_ratio, written.num_samples, written.seq_len) == (0.02, 4, 16)
 
 
 def test_values_of_a_yaml_file_are_what_stands_there(tmp_path):
     text = ("pruning_distribution: 2:8", "experiment_name: 2026-01-31", "plan: null", "protected_layers:", "save_model: true")
     (tmp_path / "settings.yaml").write_text("\n".join(text))
     assert (
-        resolve(read_config(tmp_path / "settings.yaml")).items()
+        resolve(read_config(tmp_path / "settings.yaml")).as_dict().items()
         >= {
             "pruning_distribution": "2:8",
             "experiment_name": "2026-01-31",

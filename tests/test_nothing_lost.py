@@ -17,14 +17,16 @@ from pruning.files import write_json
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.plan import PruningPlan
 from pruning.process import this_process
+from pruning.runs.requests import Request
 from pruning.runs.status import claim, create_experiment
+from pruning.settings import Settings
 from tests.planning.examples import random_table, small_config, small_shape
 from tests.processes import FORK, in_a_process_of_its_own
 from tests.runs.quick_runs import plan_fault, quick_flags
 
 
 def measured(root: Path, name: str = "run") -> Experiment:
-    experiment = Experiment.create(root, name, prepare=lambda new: new.write_settings({"pruning_ratio": 0.5}))
+    experiment = Experiment.create(root, name, prepare=lambda new: new.write_settings(Settings(pruning_ratio=0.5)))
     header = CheckpointHeader(root, small_config(), {}, ())
     header.__dict__["fingerprint"] = "abc"  # of a model without weights
     experiment.write_model(header, {})
@@ -79,7 +81,7 @@ def test_one_that_is_stopped_or_breaks_keeps_its_log_beside_the_old_one(source, 
         in_a_process_of_its_own("global", *quick_flags(*source, tmp_path, pruning_ratio=0.03), "--overwrite")
         == {"cancel": 130, "break": 1}[do]
     )
-    assert old.read_table() and old.description()["settings"] == {"pruning_ratio": 0.5}
+    assert old.read_table() and old.settings.pruning_ratio == 0.5
     assert {"cancel": "Cancelled.", "break": "a bug"}[do] in next(old.folder.glob("*/training.log")).read_text()
     assert hidden(tmp_path) == []
 
@@ -92,7 +94,7 @@ def test_killed_before_it_measured_groups_the_old_one_is_back_at_the_next_look(s
         in_a_process_of_its_own("global", *quick_flags(*source, tmp_path, pruning_ratio=0.03), "--overwrite") == -signal.SIGKILL
     )
     assert [each.read_table() is not None for each in list_experiments(tmp_path)] == [True]
-    assert old.description()["settings"] == {"pruning_ratio": 0.5} and hidden(tmp_path) == []
+    assert old.settings.pruning_ratio == 0.5 and hidden(tmp_path) == []
 
 
 def test_killed_once_it_has_measured_it_is_the_new_one_and_goes_on(source, tmp_path):
@@ -103,7 +105,7 @@ def test_killed_once_it_has_measured_it_is_the_new_one_and_goes_on(source, tmp_p
     )
     assert hidden(tmp_path) == []  # it went when the table was there, for a model is to be written next
     assert in_a_process_of_its_own("global", *quick_flags(*source, tmp_path, pruning_ratio=0.03), "--resume") == 0
-    assert experiment.is_cut and experiment.settings["num_samples"] == 6
+    assert experiment.is_cut and experiment.settings.num_samples == 6
 
 
 def test_a_baseline_takes_over_once_it_is_done(source, tmp_path):
@@ -151,7 +153,7 @@ def test_one_of_those_who_want_a_name_gets_it(tmp_path, overwrite, before):
         Experiment.create(tmp_path, "run")
 
     def create(number: int) -> str:
-        return create_experiment(tmp_path, "run", {"pruning_ratio": (number + 1) / 10}, "global", overwrite).name
+        return create_experiment(tmp_path, "run", Settings(pruning_ratio=(number + 1) / 10), "global", overwrite).name
 
     results = at_once(create)
     if before == "a table" and not overwrite:
@@ -166,22 +168,24 @@ def test_one_of_those_who_want_a_name_gets_it(tmp_path, overwrite, before):
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite"]])
 def test_a_name_that_another_process_has_is_refused_by_the_command_line(source, tmp_path, capsys, flags):
-    experiment = create_experiment(tmp_path, "run", {"pruning_ratio": 0.5}, "measure")  # as the app does, before it submits
+    # As the app does, before it submits.
+    experiment = create_experiment(tmp_path, "run", Settings(pruning_ratio=0.5), "measure")
     for more in (flags, ["--resume"]):
         assert main(["global", *quick_flags(*source, tmp_path, pruning_ratio=0.03), *more]) == 2
         assert "'run' is being worked on by another job" in capsys.readouterr().err
-    assert experiment.description()["settings"] == {"pruning_ratio": 0.5}
+    assert experiment.settings.pruning_ratio == 0.5
 
 
 def test_one_job_at_a_time_begins_on_an_experiment(tmp_path):
     experiment = measured(tmp_path)
-    assert sorted(at_once(lambda number: claim(experiment, "export") or "got it")) == ["experiment_busy"] * 5 + ["got it"]
+    results = at_once(lambda number: claim(experiment, Request("export")) or "got it")
+    assert sorted(results) == ["experiment_busy"] * 5 + ["got it"]
 
 
 def test_what_is_made_at_once_gets_a_name_each(tmp_path):
     experiment = measured(tmp_path)
     assert sorted(at_once(lambda number: experiment.branch().name)) == [f"run-{n}" for n in range(2, 8)]
-    assert all(each.read_table() and each.settings["experiment_name"] == each.name for each in list_experiments(tmp_path))
+    assert all(each.read_table() and each.settings.experiment_name == each.name for each in list_experiments(tmp_path))
     plan = PruningPlan.keep_all(small_shape(), fingerprint="abc")
     names = at_once(lambda number: experiment.keep_plan("plan", replace(plan, settings={"of": number})))
     assert sorted(names) == ["plan", *(f"plan-{n}" for n in range(2, 7))] == experiment.named_plans()
@@ -248,9 +252,9 @@ def test_a_folder_of_something_else_is_not_exchanged_for_what_stood_aside(tmp_pa
 
 def test_what_somebody_works_on_is_not_exchanged_for_what_it_replaced(tmp_path):
     """A run that was killed and is gone on with: the one that it is to replace waits."""
-    create_experiment(tmp_path, "run", {"pruning_ratio": 0.1}, "global")
+    create_experiment(tmp_path, "run", Settings(pruning_ratio=0.1), "global")
     os.rename(measured(tmp_path, "old").folder, tmp_path / ".run.aside-1-1.00-0a1b2c3d")
-    assert [each.settings["pruning_ratio"] for each in list_experiments(tmp_path)] == [0.1]
+    assert [each.settings.pruning_ratio for each in list_experiments(tmp_path)] == [0.1]
     assert hidden(tmp_path) == [".run.aside-1-1.00-0a1b2c3d"]
 
 
@@ -279,7 +283,7 @@ def _folder_written(root: Path) -> None:
 
 
 def _created(root: Path) -> None:
-    create_experiment(root, "run", {"pruning_ratio": 0.1}, "global", files={"pasted.txt": "text"})
+    create_experiment(root, "run", Settings(pruning_ratio=0.1), "global", files={"pasted.txt": "text"})
 
 
 @pytest.mark.parametrize("write", [_written, _folder_written, _created])

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pruning.__main__ import main
 from pruning.experiment import ADAPTER_FOLDER, REPAIR_FILE, Experiment
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.runs import results
-from pruning.runs.progress import RunReport
+from pruning.runs.progress import Progress
 from pruning.settings import resolve
 from tests.processes import in_a_process_of_its_own, in_two_processes
 from tests.runs.quick_runs import files_of, plan_fault, quick_flags
@@ -212,7 +213,7 @@ def test_what_cannot_be_is_one_sentence(experiment, capsys, flags, sentence):
     ],
 )
 def test_what_is_refused_leaves_a_stopped_training_to_go_on_with(experiment, refused, base_model):
-    experiment.write_settings(experiment.settings | ({"base_model": base_model} if base_model else {}))
+    experiment.write_settings(replace(experiment.settings, **{"base_model": base_model} if base_model else {}))
     where = ("recover", f"--output_root={experiment.folder.parent}", "--experiment_name=run")
     plan_fault(experiment, "say step 2 of 4", "kill")
     assert in_a_process_of_its_own(*where, *QUICK) == -signal.SIGKILL
@@ -231,7 +232,7 @@ def test_a_stopped_training_says_by_which_line_it_goes_on(experiment, capsys, mo
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunReport, "progress", stop)
+        patch.setattr(Progress, "advance", stop)
         assert recover(experiment, *QUICK) == 130
     best, line, last = capsys.readouterr().err.strip().splitlines()[-3:]
     assert best == f"The best state of the training so far is kept in {experiment.path('recovery')}." and last == "Stopped."

@@ -58,9 +58,9 @@ def test_a_name_like_no_other_gets_no_suggestion():
 
 def test_values_are_typed_and_the_rest_is_at_its_default():
     values = resolve({"pruning_ratio": "0.3", "seq_len": "64", "save_model": "True", "seed": 3.0})
-    assert (values["pruning_ratio"], values["seq_len"], values["save_model"], values["seed"]) == (0.3, 64, True, 3)
-    assert values["num_samples"] == 128
-    assert values.keys() == SETTINGS.keys() | {"strategy"}
+    assert (values.pruning_ratio, values.seq_len, values.save_model, values.seed) == (0.3, 64, True, 3)
+    assert values.num_samples == 128
+    assert values.as_dict().keys() == SETTINGS.keys() | {"strategy"}
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_values_are_typed_and_the_rest_is_at_its_default():
 )
 def test_a_strategy_brings_its_own_defaults_and_is_recorded(strategy, samples, length, split):
     values = resolve({"pruning_ratio": 0.3}, strategy)
-    assert values["strategy"] == strategy
-    assert (values["num_samples"], values["seq_len"], values["pruning_distribution"]) == (samples, length, split)
+    assert values.strategy == strategy
+    assert (values.num_samples, values.seq_len, values.pruning_distribution) == (samples, length, split)
     given = {"num_samples": 7, "seq_len": 8, "pruning_distribution": "1:9"}
-    assert resolve(given, strategy).items() >= given.items()
+    assert resolve(given, strategy).of(given) == given
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_strategy_brings_its_own_defaults_and_is_recorded(strategy, samples, l
 )
 def test_old_names(old, name):
     assert canonical(old) == name
-    assert resolve({old: "7", name: "7"})[name] in (7, "7")
+    assert getattr(resolve({old: "7", name: "7"}), name) in (7, "7")
 
 
 def test_every_default_is_a_value_its_own_setting_accepts():

@@ -48,7 +48,7 @@ def _about(experiment: Experiment) -> None:
         return
     with page_frame.explaining_damage():
         st.caption(t(f"sidebar.state.{state_of(experiment)}"))
-        base_model = experiment.settings["base_model"]
+        base_model = experiment.settings.base_model
         if base_model != workspace.chosen_model():
             st.caption(t("sidebar.other_model", model=str(base_model)))
 

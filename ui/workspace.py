@@ -90,7 +90,7 @@ def consents_to_code(base_model: str) -> bool:
 def permissions(experiment: Experiment) -> Permissions:
     """What a job on this experiment may do for this person; raises PruningError where it is gone or damaged."""
     experiment.require()
-    return permissions_for(experiment.settings["base_model"])
+    return permissions_for(experiment.settings.base_model)
 
 
 def permissions_for(base_model: str) -> Permissions:

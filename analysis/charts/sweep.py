@@ -150,7 +150,7 @@ def _powers(numbers: np.ndarray) -> dict:
 def _frame_around(splits: list[str], ratios: list[float], current: Setting | None, t: Translate) -> list[dict]:
     """A frame around the cell of the current setting; on an axis of categories, cell n reaches from n - 1/2 to n + 1/2."""
     column = next((n for n, ratio in enumerate(ratios) if current and math.isclose(ratio, current[1], abs_tol=1e-9)), None)
-    if column is None or current[0] not in splits:
+    if current is None or column is None or current[0] not in splits:
         return []
     row = splits.index(current[0])
     edges = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}

@@ -1,6 +1,7 @@
 """Flags that several commands share: models, and the plan that a person gives as a file or as settings."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
 from pruning.planning.plan import PruningPlan
 from pruning.planning.planner import plan_from_settings
-from pruning.settings import PLAN_SETTINGS, SETTINGS, defaults_of, resolve
+from pruning.settings import PLAN_SETTINGS, SETTINGS, Settings, defaults_of, resolve
 
 from ..model_files import ModelFiles
 
@@ -47,9 +48,9 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     section.add_argument("--plan", metavar="FILE", help="A plan.json.")
     section.add_argument("--strategy", choices=("global", "layer", "uniform"), help="Default: layer.")
     section.add_argument("--table", metavar="FILE", help="A global_group_table.csv with the scores of this model.")
-    defaults = defaults_of("layer") | {"pruning_strategy": "uniform"}
+    defaults = replace(defaults_of("layer"), pruning_strategy="uniform")
     for setting in _PLAN_SETTINGS:
-        add_flag(section, setting, defaults[setting.name])
+        add_flag(section, setting, getattr(defaults, setting.name))
 
 
 def has_plan(args: argparse.Namespace) -> bool:
@@ -68,18 +69,18 @@ def plan_of(args: argparse.Namespace, model: ModelFiles) -> PruningPlan:
     settings = plan_settings(args)
     if args.table:
         table = read_table(Path(args.table).expanduser(), shape)
-    elif settings["strategy"] == "global":
+    elif settings.strategy == "global":
         raise PruningError("analysis_arguments", message="`global` decides by scores: give --table, or --strategy layer")
     else:
         table = GroupTable(shape, np.ones(GroupIndex(shape).size), {"method": "none"})
     layers = None
-    if settings["layer_importance_config"]:
-        path = Path(settings["layer_importance_config"]).expanduser()
+    if settings.layer_importance_config:
+        path = Path(settings.layer_importance_config).expanduser()
         layers = read_layer_importance(path, shape.num_layers, model.fingerprint)
     return plan_from_settings(table, settings, layers).plan
 
 
-def plan_settings(args: argparse.Namespace) -> dict:
+def plan_settings(args: argparse.Namespace) -> Settings:
     """Every setting, those of the flags checked; rates are equal unless an importance of layers is given."""
     given = _given(args)
     if not given.get("layer_importance_config"):

@@ -5,6 +5,7 @@ Each model is measured in a process of its own.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -110,7 +111,8 @@ def comparison(results: list[dict]) -> pd.DataFrame:
 
 def _show(table: pd.DataFrame, results: list[dict]) -> None:
     shown = table.rename(columns={"weight_bytes": "weights", "peak_bytes": "peak memory"})
-    forms = {name: "{:,.4f}".format for name in shown.columns if name not in ("model", "parameters", "weights", "peak memory")}
+    of_their_own = ("model", "parameters", "weights", "peak memory")
+    forms: dict[str, Callable] = {name: "{:,.4f}".format for name in shown.columns if name not in of_their_own}
     forms |= {name: "{:,.2f}".format for name in forms if name.startswith("perplexity ")}
     forms |= {name: "{:,.1f}".format for name in forms if " tokens/s" in name}
     forms |= {"parameters": count, "weights": readable_size, "peak memory": lambda value: readable_size(int(value))}

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..perplexity import PPLMetric
 
-    found = {}
+    found: dict[str, dict] = {}
     for model, folder in folders.items():
         loaded = load(open_checkpoint(folder), resolve({"base_model": folder} | settings))
         device = str(loaded.model.device)

@@ -76,7 +76,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str, only: tuple[str, ..
         section = parser.add_argument_group(group)
         for setting in SETTINGS.values():
             if setting.group == group and (not setting.commands or command in setting.commands):
-                add_flag(section, setting, defaults[setting.name])
+                add_flag(section, setting, getattr(defaults, setting.name))
 
 
 def add_flag(section, setting: Setting, default) -> None:

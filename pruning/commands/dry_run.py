@@ -1,6 +1,7 @@
 """`--dry_run`: what a plan would give, and the memory and disk it takes. Reads headers only, changes nothing."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,16 @@ from ..planning.planner import needs_layer_importance, plan_from_settings, plan_
 from ..planning.shape import ModelShape
 from ..runs.measure import Measurement
 from ..runs.status import BASELINE, MEASURE
+from ..settings import Settings, plan_settings
 from ..words import readable_size
 
 _BYTES_PER_ROW = 75  # of a group table's CSV, measured on the demo model's
 _STREAMING_BYTES = 500 * 10**6  # libraries and parts of a tensor, whatever the model
 
 
-def show(job: str, header: CheckpointHeader, settings: dict) -> int:
+def show(job: str, header: CheckpointHeader, settings: Settings) -> int:
     """Prints the figures, each with its basis; returns the exit code."""
-    rows = [("model", f"{settings['base_model']}, {header.shape.parameters:,} parameters, {header.shape.num_layers} layers")]
+    rows = [("model", f"{settings.base_model}, {header.shape.parameters:,} parameters, {header.shape.num_layers} layers")]
     rows += [("head", OWN_HEAD)] if header.keeps_head else []
     plan = None
     if job == BASELINE:
@@ -41,24 +43,24 @@ def show(job: str, header: CheckpointHeader, settings: dict) -> int:
     return 0
 
 
-def _plan(job: str, header: CheckpointHeader, settings: dict) -> tuple[PruningPlan | None, str]:
+def _plan(job: str, header: CheckpointHeader, settings: Settings) -> tuple[PruningPlan | None, str]:
     """The plan and what it rests on: a file, the table that would be measured, or sizes. None where it needs scores."""
     layers = layers_from_file(header, settings)
     if job == "apply":
         return plan_from_file(header.shape, header.fingerprint, settings, layers).plan, "the file"
-    experiment = Experiment.at(settings["output_root"], settings["experiment_name"])
+    experiment = Experiment.at(settings.output_root, settings.experiment_name)
     has_groups, layers = _measured(experiment, header, settings, layers)
     if needs_layer_importance(settings) and layers is None:
         return None, ""
     if has_groups:
         return plan_from_settings(experiment.read_table(), settings, layers).plan, f"the table of {experiment.name}"
-    if settings["strategy"] == "global":
+    if settings.strategy == "global":
         return None, ""
     return plan_of_sizes(header.shape, settings, layers), "sizes alone: which groups go needs scores"
 
 
 def _measured(
-    experiment: Experiment, header: CheckpointHeader, settings: dict, layers: LayerImportance | None
+    experiment: Experiment, header: CheckpointHeader, settings: Settings, layers: LayerImportance | None
 ) -> tuple[bool, LayerImportance | None]:
     """Whether the experiment holds the table that these settings ask for; `layers`, or else what it holds of them."""
     if not experiment.is_measured or experiment.description()["fingerprint"] != header.fingerprint:
@@ -67,9 +69,9 @@ def _measured(
     return measurement.has_groups(), layers or measurement.measured_layers_of(experiment)
 
 
-def _of_plan(plan: PruningPlan, basis: str, header: CheckpointHeader, settings: dict) -> list[tuple[str, str]]:
+def _of_plan(plan: PruningPlan, basis: str, header: CheckpointHeader, settings: Settings) -> list[tuple[str, str]]:
     totals = plan_totals(plan, BYTES_PER_PARAMETER.get(header.dtype, 2))
-    target = f"{settings['pruning_ratio']:.2%} of {TARGET_BASES[plan.target_basis]}"
+    target = f"{settings.pruning_ratio:.2%} of {TARGET_BASES[plan.target_basis]}"
     groups = f"{totals.attention_groups_removed:,} attention groups, {totals.mlp_channels_removed:,} MLP channels"
     asked = f", asked {target}" if "pruning_ratio" in plan.settings else ""
     return [
@@ -80,28 +82,28 @@ def _of_plan(plan: PruningPlan, basis: str, header: CheckpointHeader, settings: 
     ]
 
 
-def _most_that_can_go(shape: ModelShape, settings: dict) -> str:
+def _most_that_can_go(shape: ModelShape, settings: Settings) -> str:
     """A bound that holds whatever a measurement will say."""
-    protection = protection_from_settings(shape, settings | {"freeze_top_n_layers": 0})
+    protection = protection_from_settings(shape, replace(settings, freeze_top_n_layers=0))
     prunable = np.array([layer.attention_parameters + layer.mlp_parameters for layer in shape.layers])
-    basis, ratio = target_basis(settings), settings["pruning_ratio"]
+    basis, ratio = target_basis(plan_settings(settings)), settings.pruning_ratio
     most = ratio * (prunable.sum() if basis == "prunable" else ratio_base(shape, protection, basis))
     asked, told = f"asked {ratio:.2%} of {TARGET_BASES[basis]}", "which groups go needs a measurement"
-    if settings["strategy"] == "layer":
+    if settings.strategy == "layer":
         cuttable = prunable[protection.cuttable(shape.num_layers).any(axis=1)].sum()
-        least, largest = (settings[f"layer_{end}_pruning_rate"] for end in ("min", "max"))
+        least, largest = (settings.layer_min_pruning_rate, settings.layer_max_pruning_rate)
         most = min(max(most, least * cuttable), largest * cuttable)
         asked, told = f"{asked}, no layer loses more than {largest:.2%}", "the rates of layers need a measurement"
-    elif settings["pruning_distribution"] == "auto":
+    elif settings.pruning_distribution == "auto":
         told = "which groups go, and how attention and MLP share the cut, needs a measurement"
     return f"at most {most / shape.parameters:.2%} of all parameters, {int(most):,} ({asked}); {told}"
 
 
-def _memory(job: str, header: CheckpointHeader, settings: dict) -> tuple[str, str]:
-    device = resolve_device(settings["device"])
-    dtype = resolve_dtype(settings["dtype"], device)
+def _memory(job: str, header: CheckpointHeader, settings: Settings) -> tuple[str, str]:
+    device = resolve_device(settings.device)
+    dtype = resolve_dtype(settings.dtype, device)
     present = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if settings["stream"]:
+    if settings.stream:
         fits = _fits(_STREAMING_BYTES, present)
         return (
             "memory",
@@ -110,7 +112,7 @@ def _memory(job: str, header: CheckpointHeader, settings: dict) -> tuple[str, st
     if job in ("apply", BASELINE):
         needed, what = weight_bytes(header.shape, dtype.itemsize), "weights"
     else:
-        what, tokens = settings["importance_method"], settings["gradient_batch_size"] * settings["seq_len"]
+        what, tokens = settings.importance_method, settings.gradient_batch_size * settings.seq_len
         needed = measuring_bytes(header.shape, what, dtype.itemsize, tokens)
     basis = f"{what} in {str(dtype).removeprefix('torch.')}"
     return (
@@ -119,14 +121,14 @@ def _memory(job: str, header: CheckpointHeader, settings: dict) -> tuple[str, st
     )
 
 
-def _disk(plan: PruningPlan | None, header: CheckpointHeader, settings: dict) -> tuple[str, str]:
+def _disk(plan: PruningPlan | None, header: CheckpointHeader, settings: Settings) -> tuple[str, str]:
     groups = sum(layer.num_key_value_heads + layer.intermediate_size for layer in header.shape.layers)
     needed, what = groups * _BYTES_PER_ROW, "table"
-    if settings["save_model"] or settings["stream"]:
+    if settings.save_model or settings.stream:
         after = plan.shape_after if plan else header.shape
         needed += weight_bytes(after, BYTES_PER_PARAMETER.get(header.dtype, 2))
         what = "table and model" if plan else "table and model, at most"
-    folder = Path(settings["output_root"]).resolve()
+    folder = Path(settings.output_root).resolve()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

@@ -3,7 +3,6 @@
 import argparse
 import shutil
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from ..errors import PruningError
@@ -13,6 +12,7 @@ from ..files import written_whole
 from ..runs.environment import prepare_this_process
 from ..runs.export_request import ExportRequest
 from ..runs.permissions import Permissions
+from ..runs.requests import Request
 from ..runs.status import claim
 from ..settings import SETTINGS
 from .arguments import add_output_root
@@ -41,7 +41,8 @@ def run(known: argparse.Namespace) -> int:
     if known.push and not permissions.token:
         raise PruningError("hub_token_missing")
     request = ExportRequest(formats, known.max_shard_size, known.push, not known.public)
-    for leftover in claim(experiment, "export", partial(request.write, experiment)):
+    request.check(experiment)
+    for leftover in claim(experiment, Request("export", request.arguments)):
         print(f"Removed {leftover}, which a stopped run left half-written.")
     prepare_this_process()
     from ..runs import steps

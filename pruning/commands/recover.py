@@ -5,14 +5,14 @@ experiment's settings + flags -> checks -> repair, training, judging, saving -> 
 
 import argparse
 import sys
-from functools import partial
+from dataclasses import replace
 
 from ..errors import PruningError
 from ..experiment import Experiment
 from ..runs.environment import prepare_this_process
 from ..runs.permissions import Permissions
-from ..runs.recovery_request import ask_to_recover, recovery_asked_for
-from ..settings import OF_THE_PERSON, SETTINGS, canonical, defaults_of, resolve
+from ..runs.requests import Request, settings_asked_for
+from ..settings import OF_THE_PERSON, SETTINGS, Settings, canonical, defaults_of, resolve
 from .arguments import add_flag, given_settings, named_as_now
 from .exits import telling_how_to_go_on
 from .run import tell_summary
@@ -27,14 +27,14 @@ _TRAINING = tuple(name for name, setting in SETTINGS.items() if setting.group ==
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the group recovery, of how to compute and on which text; all else is the experiment's."""
-    defaults = defaults_of("global") | {"finetune": True}
+    defaults = replace(defaults_of("global"), finetune=True)
     parser.add_argument("--config", metavar="FILE", help="A .json or .yaml file of settings; flags win over it.")
     parser.add_argument("--experiment_name", required=True, help="The experiment whose cut model is recovered.")
     groups = {"recovery": (*_ASKS, *_TRAINING), "others, if not as in the cut": _OF_OTHER_GROUPS, "output": _OF_OUTPUT}
     for group, names in groups.items():
         section = parser.add_argument_group(group)
         for name in names:
-            add_flag(section, SETTINGS[name], defaults[name] if group != "others, if not as in the cut" else None)
+            add_flag(section, SETTINGS[name], getattr(defaults, name) if group != "others, if not as in the cut" else None)
 
 
 def run(known: argparse.Namespace) -> int:
@@ -45,7 +45,7 @@ def run(known: argparse.Namespace) -> int:
     settings = _settings(experiment, given, notes)
     if not experiment.is_recoverable:
         raise PruningError("step_needs", step="recovery", needed="a cut with a saved model")
-    if not (settings["reconstruct"] or settings["finetune"]):
+    if not (settings.reconstruct or settings.finetune):
         raise PruningError("recover_nothing")
 
     prepare_this_process()
@@ -53,40 +53,40 @@ def run(known: argparse.Namespace) -> int:
 
     permissions = Permissions.of_this_command(known)
     if processes.were_launched():
-        if settings["dry_run"]:
+        if settings.dry_run:
             raise PruningError("dry_run_launched")
-        processes.join(settings["device"])
+        processes.join(settings.device)
         if not processes.is_first():
             return _assist(experiment, permissions)
-    if settings["dry_run"]:
+    if settings.dry_run:
         return _show_cost(experiment, settings, permissions)
     return _recover(experiment, settings, permissions)
 
 
-def _settings(experiment: Experiment, given: dict, notes: list[str]) -> dict:
+def _settings(experiment: Experiment, given: dict, notes: list[str]) -> Settings:
     """The experiment's settings, those of training at their defaults; with `resume` those of the training that was stopped."""
-    before = experiment.settings | recovery_asked_for(experiment)
-    values = resolve(named_as_now(COMMAND, given, notes), before["strategy"])
+    before = replace(experiment.settings, **settings_asked_for(experiment, COMMAND))
+    values = resolve(named_as_now(COMMAND, given, notes), before.strategy)
     print(*notes, sep="", end="", file=sys.stderr)
-    said = {name: values[name] for name in map(canonical, given)}
+    said = values.of(map(canonical, given))
     if not said.get("resume"):
         defaults = {name: SETTINGS[name].default for name in _TRAINING}
-        return before | defaults | {"finetune": True} | said
+        return replace(before, **(defaults | {"finetune": True} | said))
     for name, value in said.items():
-        if name not in (*_OF_OUTPUT, *OF_THE_PERSON) and value != before[name]:
-            raise PruningError("resume_differs", name=name, before=before[name], now=value)
+        if name not in (*_OF_OUTPUT, *OF_THE_PERSON) and value != getattr(before, name):
+            raise PruningError("resume_differs", name=name, before=getattr(before, name), now=value)
     if said.get("overwrite"):
         raise PruningError("settings_exclusive", first="resume", second="overwrite")
-    return before | {name: said.get(name, False) for name in ("resume", "overwrite", "dry_run")}
+    return replace(before, **{name: said.get(name, False) for name in ("resume", "overwrite", "dry_run")})
 
 
-def _recover(experiment: Experiment, settings: dict, permissions: Permissions) -> int:
+def _recover(experiment: Experiment, settings: Settings, permissions: Permissions) -> int:
     from ..runs import steps
     from ..runs.status import claim
 
-    claim(experiment, COMMAND, partial(ask_to_recover, experiment, settings))
+    claim(experiment, Request(COMMAND, {"settings": settings.as_dict()}))
     with telling_how_to_go_on(COMMAND, experiment):
-        steps.run(COMMAND, experiment, console=True, permissions=permissions, resume=settings["resume"])
+        steps.run(COMMAND, experiment, console=True, permissions=permissions, resume=settings.resume)
     tell_summary(experiment, [])
     return 0
 
@@ -98,14 +98,14 @@ def _assist(experiment: Experiment, permissions: Permissions) -> int:
     return 0
 
 
-def _show_cost(experiment: Experiment, settings: dict, permissions: Permissions) -> int:
+def _show_cost(experiment: Experiment, settings: Settings, permissions: Permissions) -> int:
     """Prints what repair and training take; parts of them are timed, and nothing is changed."""
     from ..runs.recover import cost_of_recovery
 
     cost = cost_of_recovery(experiment, settings, permissions)
-    if settings["reconstruct"]:
-        print(_repair_in_words(settings["reconstruct_tokens"], cost["repair_seconds"]))
-    if settings["finetune"]:
+    if settings.reconstruct:
+        print(_repair_in_words(settings.reconstruct_tokens, cost["repair_seconds"]))
+    if settings.finetune:
         _show_training(cost)
     else:
         print("no training is asked for")

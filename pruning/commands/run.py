@@ -6,6 +6,7 @@ settings -> checks that need no weights -> experiment folder -> steps -> summary
 import argparse
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import PruningError
@@ -18,8 +19,9 @@ from ..planning.plan import TARGET_BASES
 from ..planning.planner import check_model_settings, check_plan_settings, needs_layer_importance
 from ..runs.environment import prepare_this_process
 from ..runs.permissions import Permissions
+from ..runs.requests import Request
 from ..runs.status import BASELINE, MEASURE
-from ..settings import OF_THE_FOLDER, OF_THE_PERSON, STRATEGIES, canonical, resolve
+from ..settings import OF_THE_FOLDER, OF_THE_PERSON, STRATEGIES, Settings, canonical, resolve
 from .arguments import given_settings, named_as_now, refuse_missing_folder, strategy_of
 from .exits import telling_how_to_go_on
 
@@ -40,59 +42,58 @@ def run(command: str, known: argparse.Namespace) -> int:
     settings = resolve(named_as_now(command, given, notes), strategy_of(command))
     refuse_unused(given)
     print(*notes, sep="", end="", file=sys.stderr)  # only now: what is refused is one sentence
-    stopped = _stopped_run(command, given, settings) if settings["resume"] else None
+    stopped = _stopped_run(command, given, settings) if settings.resume else None
     if stopped is not None:
-        # Only this command line says where the table goes: a description may come from another person.
-        settings = stopped.settings | {name: settings[name] for name in ("dry_run", "save_table_path")}
-    if settings["base_model"] is None:
+        # Where the table goes is said by this command line alone: a description may come from somebody else.
+        settings = replace(stopped.settings, dry_run=settings.dry_run, save_table_path=settings.save_table_path)
+    if settings.base_model is None:
         raise PruningError("setting_missing", name="base_model")
     job = _job(command, given, settings) if stopped is None else stopped.last_job or _JOBS.get(command, command)
-    settings["experiment_name"] = settings["experiment_name"] or default_name(
-        settings["base_model"], command, f"{settings['pruning_ratio']:g}"
-    )
-    Experiment.at(settings["output_root"], settings["experiment_name"])
+    name = settings.experiment_name or default_name(settings.base_model, command, f"{settings.pruning_ratio:g}")
+    settings = replace(settings, experiment_name=name)
+    Experiment.at(settings.output_root, name)
     _check_output(settings)
 
     prepare_this_process()
     from ..model.checkpoint import open_checkpoint  # torch takes seconds; bad arguments are answered before
 
     permissions = Permissions.of_this_command(known)
-    header = open_checkpoint(settings["base_model"], permissions.token, permissions.trust_remote_code)
+    header = open_checkpoint(settings.base_model, permissions.token, permissions.trust_remote_code)
     check_model_settings(header.shape, settings)
     if job != "baseline":
         _check(command, header, settings)
-    if settings["dry_run"]:
+    if settings.dry_run:
         from .dry_run import show
 
         return show(job, header, settings)
     experiment = _experiment(stopped, job, settings)
     with telling_how_to_go_on(command, experiment):
         _run_job(job, experiment, permissions, is_new=stopped is None)
-    if settings["save_table_path"] and experiment.is_measured:
-        write_table_file(experiment, Path(settings["save_table_path"]).expanduser())
+    if settings.save_table_path and experiment.is_measured:
+        write_table_file(experiment, Path(settings.save_table_path).expanduser())
     tell_summary(experiment, notes)
     return 0
 
 
-def _job(command: str, given: dict, settings: dict) -> str:
+def _job(command: str, given: dict, settings: Settings) -> str:
     """The kind of job: without a ratio, a strategy that is to measure the model as it is does nothing else."""
-    if command not in STRATEGIES or not settings["test_before_prune"] or "pruning_ratio" in given:
+    if command not in STRATEGIES or not settings.test_before_prune or "pruning_ratio" in given:
         return _JOBS.get(command, command)
     for name in ("test_after_prune", "save_model", "reconstruct", "finetune"):
-        if settings[name]:
+        if getattr(settings, name):
             raise PruningError("baseline_only", name=name)
     return BASELINE
 
 
-def _experiment(stopped: Experiment | None, job: str, settings: dict) -> Experiment:
+def _experiment(stopped: Experiment | None, job: str, settings: Settings) -> Experiment:
     """The experiment of the run, which is this process's from here on."""
     from ..runs.status import claim, create_experiment
 
     if stopped is not None:
-        claim(stopped, job)
+        claim(stopped, Request(job))
         return stopped
-    written = settings | {"resume": False, "overwrite": False, "dry_run": False}
-    return create_experiment(settings["output_root"], settings["experiment_name"], written, job, settings["overwrite"])
+    written = replace(settings, resume=False, overwrite=False, dry_run=False)
+    return create_experiment(settings.output_root, settings.experiment_name, written, job, settings.overwrite)
 
 
 def _run_job(job: str, experiment: Experiment, permissions: Permissions, is_new: bool) -> None:
@@ -110,17 +111,17 @@ def _run_job(job: str, experiment: Experiment, permissions: Permissions, is_new:
     experiment.settle()
 
 
-def _stopped_run(command: str, given: dict, settings: dict) -> Experiment | None:
-    """The experiment to continue, None if there is none yet; raises PruningError if it was another run."""
-    name = settings["experiment_name"]
+def _stopped_run(command: str, given: dict, settings: Settings) -> Experiment | None:
+    """The experiment to go on with, None when there is none yet; raises PruningError when it was another run."""
+    name = settings.experiment_name
     if name is None:
         raise PruningError("setting_missing", name="experiment_name")
-    if settings["overwrite"]:
+    if settings.overwrite:
         raise PruningError("settings_exclusive", first="resume", second="overwrite")
-    experiment = Experiment.at(settings["output_root"], name)
+    experiment = Experiment.at(settings.output_root, name)
     if not experiment.has("description.txt"):
-        if settings["base_model"] is None:
-            raise PruningError("experiment_unknown", name=name, root=settings["output_root"])
+        if settings.base_model is None:
+            raise PruningError("experiment_unknown", name=name, root=settings.output_root)
         return None
     from ..runs.status import read_status
 
@@ -129,42 +130,43 @@ def _stopped_run(command: str, given: dict, settings: dict) -> Experiment | None
         raise PruningError("experiment_busy", name=name)
     before, last = experiment.settings, experiment.last_job
     now = _JOBS.get(command, command)
-    if last == BASELINE and command == before["strategy"] and "pruning_ratio" not in given:
+    if last == BASELINE and command == before.strategy and "pruning_ratio" not in given:
         now = BASELINE
     if last not in (now, None):
         raise PruningError("resume_differs", name="command", before=last, now=now)
+    asked, had = (portable(each.as_dict(), experiment.folder) for each in (settings, before))
     for setting in map(canonical, given):
-        is_same = portable(settings, experiment.folder)[setting] == portable(before, experiment.folder)[setting]
+        is_same = asked[setting] == had[setting]
         if setting not in (*OF_THE_FOLDER, *OF_THE_PERSON) and not is_same:
-            raise PruningError("resume_differs", name=setting, before=before[setting], now=settings[setting])
+            raise PruningError("resume_differs", name=setting, before=getattr(before, setting), now=getattr(settings, setting))
     return experiment
 
 
-def _check(command: str, header: CheckpointHeader, settings: dict) -> None:
+def _check(command: str, header: CheckpointHeader, settings: Settings) -> None:
     """Raises PruningError for what can be known to fail before anything is measured."""
     if command == "apply":
         plan_from_file(header.shape, header.fingerprint, settings, layers_from_file(header, settings))
         return
     if command != "importance":
         check_plan_settings(header.shape, settings)
-    if path := settings["layer_importance_config"]:
+    if path := settings.layer_importance_config:
         read_layer_importance(Path(path).expanduser(), header.shape.num_layers, header.fingerprint)
-    elif command != "importance" and needs_layer_importance(settings) and not settings["layer_importance_samples"]:
+    elif command != "importance" and needs_layer_importance(settings) and not settings.layer_importance_samples:
         raise PruningError("layer_importance_needed", setting="This plan")
 
 
-def _check_output(settings: dict) -> None:
+def _check_output(settings: Settings) -> None:
     """Raises PruningError for formats, sizes and combinations that could only fail once all is done."""
-    others = [name for name in parse_formats(settings["save_format"]) if name != HF]
-    shard_bytes(settings["max_shard_size"])
-    if others and settings["stream"]:
+    others = [name for name in parse_formats(settings.save_format) if name != HF]
+    shard_bytes(settings.max_shard_size)
+    if others and settings.stream:
         raise PruningError("settings_exclusive", first="stream", second="save_format")
-    if others and not settings["save_model"]:
+    if others and not settings.save_model:
         raise PruningError("format_needs_model", formats=", ".join(others))
     for name in ("test_before_prune", "test_after_prune", "reconstruct", "finetune"):
-        if settings["stream"] and settings[name]:
+        if settings.stream and getattr(settings, name):
             raise PruningError("settings_exclusive", first="stream", second=name)
-    path = settings["save_table_path"]
+    path = settings.save_table_path
     if path and Path(path).suffix not in (".csv", ".json"):
         raise PruningError("table_path", path=path)
     if path:

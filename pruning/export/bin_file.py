@@ -9,6 +9,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -34,7 +35,8 @@ def write_bin(folder: Path, path: Path, on_progress: Progress | None = None) -> 
     with stored_tensors(header) as stored, Path(path).open("wb") as file:
         # Memory maps: torch.save copies from file to file.
         state_dict = OrderedDict((name, stored[name]) for name in header.tensors)
-        state_dict._metadata = {_KEY: {"format_version": FORMAT_VERSION, "config": json.dumps(header.config)}}
+        described = {"format_version": FORMAT_VERSION, "config": json.dumps(header.config)}
+        state_dict._metadata = {_KEY: described}  # type: ignore[attr-defined]  # torch saves this attribute along
         torch.save(state_dict, _Watched(file, header.weight_bytes, on_progress) if on_progress else file)
 
 
@@ -64,9 +66,10 @@ def build_model(config: dict, state_dict: dict[str, torch.Tensor]) -> PreTrained
     """A model of these weights and sizes, in eval mode; raises PruningError when they do not belong together."""
     made = config_from(config)
     dtype = next(iter(state_dict.values())).dtype
-    model, info = model_class(made).from_pretrained(
+    pair: Any = model_class(made).from_pretrained(
         None, config=made, state_dict=dict(state_dict), dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    model, info = pair
     refuse_unless_all_fitted(info)
     return model
 

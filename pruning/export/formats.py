@@ -10,7 +10,6 @@ Imports no torch.
 """
 
 import re
-from pathlib import Path
 
 from ..errors import PruningError
 from ..planning.checkpoint_header import BIN_FILE, CheckpointHeader
@@ -70,9 +69,3 @@ def needed_bytes(name: str, header: CheckpointHeader) -> int:
     if name in HF_DTYPES:
         return 2 * (header.shape.parameters * _WIDTHS[HF_DTYPES[name]] + SMALL_FILES)
     return 0 if name == PLAN else header.weight_bytes + SMALL_FILES
-
-
-def exported_files(folder: Path) -> list[Path]:
-    """What exports left in an experiment's folder, apart from the plan and the model folder itself."""
-    names = {file_of(name) for name in FORMATS if name != PLAN} | {folder_of(name) for name in HF_DTYPES}
-    return [folder / name for name in sorted(names) if (folder / name).exists()]

@@ -9,6 +9,7 @@ from ..experiment import Experiment
 from ..planning.checkpoint_header import read_config
 from ..planning.plan import TARGET_BASES, PruningPlan
 from ..planning.shape import PRUNED_PREFIX, LayerShape
+from ..settings import Settings, merged
 from .formats import BIN, FORMATS, GGUF_KINDS, HF, PLAN, file_of, folder_of
 from .sample_code import sample_code
 
@@ -31,7 +32,7 @@ def model_card(
     Raises PruningError when settings or plan of the experiment cannot be read.
     """
     plan, metrics = experiment.read_plan(), experiment.metrics()
-    settings = experiment.settings | plan.settings
+    settings = merged(experiment.settings, plan.settings)
     sections = [
         _header(settings),
         f"# {_code(_base_name(settings))}, pruned",
@@ -44,9 +45,9 @@ def model_card(
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _base_name(settings: dict) -> str:
-    """A hub id as it is, `demo`, or the last part of a folder: its path on this machine is private."""
-    name = str(settings["base_model"])
+def _base_name(settings: Settings) -> str:
+    """A hub id as it is, `demo`, or the last part of a folder: where it lies on this machine is nobody's business."""
+    name = str(settings.base_model)
     is_local = name.startswith((".", "~")) or Path(name).is_absolute() or Path(name).is_dir()
     return Path(name).name if is_local else name
 
@@ -56,21 +57,21 @@ def _code(value: str | None) -> str | None:
     return f"`{' '.join(value.split()).replace('`', 'ˋ').replace('|', chr(92) + '|')}`" if value else None
 
 
-def _header(settings: dict) -> str:
+def _header(settings: Settings) -> str:
     name = _base_name(settings)
     base = [f"base_model: {name}"] if name.count("/") == 1 else []
     return "\n".join(["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- pruned", *base, "---"])
 
 
-def _summary(settings: dict, plan: PruningPlan, metrics: dict) -> str:
+def _summary(settings: Settings, plan: PruningPlan, metrics: dict) -> str:
     ratio = metrics.get("ratio", {})
-    target = ratio.get("target", settings.get("pruning_ratio"))
-    basis = ratio.get("target_basis", settings.get("ratio_basis", "model"))
+    target = ratio.get("target", settings.pruning_ratio)
+    basis = ratio.get("target_basis", settings.ratio_basis)
     before, after = plan.shape, plan.shape_after
     rows = [
         ("base model", _code(_base_name(settings))),
         ("strategy", _code(plan.settings.get("strategy", "chosen by hand, from a file"))),
-        ("importance", _code(settings.get("importance_method")) if "strategy" in plan.settings else None),
+        ("importance", _code(settings.importance_method) if "strategy" in plan.settings else None),
         ("ratio, target", f"{target:.2%} of {TARGET_BASES.get(basis, basis)}" if target is not None else None),
         ("ratio, actual", f"{ratio.get('actual', plan.actual_ratio):.2%} of {TARGET_BASES['model']}"),
         ("parameters", f"{before.parameters:,} before, {after.parameters:,} after"),

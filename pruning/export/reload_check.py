@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -203,9 +204,10 @@ def _check_tokenizer(folder: str, own_code: bool, expected: torch.Tensor) -> Non
 
 
 def _load(folder: str, own_code: bool, device: str) -> PreTrainedModel:
-    model, info = AutoModelForCausalLM.from_pretrained(
+    pair: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=own_code, output_loading_info=True
     )
+    model, info = pair
     for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[fault]:
             sys.exit(f"{fault.replace('_', ' ')}: {sorted(info[fault])[:5]}")

@@ -112,7 +112,7 @@ def write_index(folder: Path, file_of: dict[str, str], total: int) -> None:
 def kept_pieces(tensor: TensorHeader, cut: TensorCut, dtype: torch.dtype) -> Iterator[np.ndarray]:
     """What `cut` leaves of a stored tensor, in `dtype`, a piece of the rows at a time."""
     for first, rows in _row_pieces(tensor):
-        if cut.dim == 0:
+        if cut.dim == 0 and cut.kept is not None:
             begin, end = np.searchsorted(cut.kept, (first, first + len(rows)))
             rows = rows[cut.kept[begin:end] - first]
         elif cut.dim == 1:

@@ -6,7 +6,7 @@ activations only, no weight gradients).
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def wanda(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -
     rms over all calibration tokens; biases read no feature and do not count. Independent of the batch size.
     """
     weights = grouped_parameters(model, shape, calibration.layers, with_biases=False)
-    with _input_squares([g.module for g in weights]) as squares:
+    with _input_squares(g.module for g in weights) as squares:
         for batch in calibration.batches(model):
             model.model(input_ids=batch, use_cache=False)
     importance = np.zeros(GroupIndex(shape).size)
@@ -39,15 +39,15 @@ def wanda(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -
 
 
 @contextlib.contextmanager
-def _input_squares(linears: list[nn.Linear]) -> Iterator[dict[nn.Linear, torch.Tensor]]:
+def _input_squares(linears: Iterable[nn.Module]) -> Iterator[dict[nn.Module, torch.Tensor]]:
     """Sums the squares of every input feature of these maps while the model runs, [in_features] each.
 
     q, k, v read one tensor, gate and up another: its squares are summed once and shared.
     """
-    squares: dict[nn.Linear, torch.Tensor] = {}
+    squares: dict[nn.Module, torch.Tensor] = {}
     last_input, last_sum = None, None
 
-    def add(linear: nn.Linear, inputs: tuple[torch.Tensor]) -> None:
+    def add(linear: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         nonlocal last_input, last_sum
         if inputs[0] is not last_input:
             last_input = inputs[0]

@@ -8,6 +8,7 @@ Safetensors by default; a .bin only as plain tensors. Sizes before loading: mode
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from transformers.utils import logging
 from ..errors import PruningError, first_line
 from ..planning.checkpoint_header import CheckpointHeader, read_config
 from ..planning.shape import PRUNED_PREFIX
+from ..settings import Settings
 from .architecture.classes import config_from, load_trusted, refuse_unless_all_fitted
 from .model_source import fetch
 from .runtime import is_out_of_memory, resolve_attention, resolve_device, resolve_dtype
@@ -45,19 +47,19 @@ def open_checkpoint(base_model: str, token: str | None = None, trust_remote_code
     return header
 
 
-def load(header: CheckpointHeader, settings: dict, trust_remote_code: bool = False) -> LoadedModel:
+def load(header: CheckpointHeader, settings: Settings, trust_remote_code: bool = False) -> LoadedModel:
     """The model and tokenizer of a checked folder, on the device and in the dtype of `settings`.
 
     `trust_remote_code`: the person allowed the code that this folder brings to run. Raises PruningError for weights that do
     not fit the config, pickled objects, or an unreadable tokenizer.
     """
-    device = resolve_device(settings["device"])
+    device = resolve_device(settings.device)
     head_dim = header.shape.layers[0].head_dim
-    dtype = resolve_dtype(settings["dtype"], device)
+    dtype = resolve_dtype(settings.dtype, device)
     options = {
         "dtype": dtype,
-        "attn_implementation": resolve_attention(settings["attn_implementation"], device, head_dim, dtype),
-        "device_map": "auto" if settings["device"] == "auto" and device.type == "cuda" else device,
+        "attn_implementation": resolve_attention(settings.attn_implementation, device, head_dim, dtype),
+        "device_map": "auto" if settings.device == "auto" and device.type == "cuda" else device,
         "output_loading_info": True,
         "use_safetensors": bool(header.tensors),
         "ignore_mismatched_sizes": True,  # reported in the loading info, and refused by name below
@@ -107,9 +109,10 @@ def _load_model(header: CheckpointHeader, options: dict, own_class: bool, trust_
         if own_class:
             model, info = load_trusted(header.folder, **options)
         else:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            pair: Any = AutoModelForCausalLM.from_pretrained(
                 header.folder, trust_remote_code=trust_remote_code, weights_only=True, **options
             )
+            model, info = pair  # by `output_loading_info`
     except pickle.UnpicklingError as error:
         raise PruningError("pickle_refused", file=header.weight_files[0]) from error
     except (RuntimeError, ValueError, OSError, EOFError, ImportError) as error:

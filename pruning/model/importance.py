@@ -108,7 +108,10 @@ IMPORTANCE_METHODS: dict[str, Callable[..., np.ndarray]] = {
     "fisher": fisher,
 }
 # Methods that one pass gives both of.
-_BOTH_AT_ONCE = {("taylor", "taylor_2nd"): taylor_both, ("gate", "fisher"): gate_and_fisher}
+_BOTH_AT_ONCE: dict[tuple[str, ...], Callable[..., np.ndarray]] = {
+    ("taylor", "taylor_2nd"): taylor_both,
+    ("gate", "fisher"): gate_and_fisher,
+}
 NEEDS_NO_SAMPLES = ("l1", "l2")
 DEPENDS_ON_BATCH_SIZE = ("taylor_2nd",)
 

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -196,7 +197,7 @@ def _through_all_layers(model, pruned, plan, samples, batch_size, on_progress, o
 
 
 def _repair_layer(
-    source: nn.Module, layer: nn.Module, arguments: dict, hidden: SpilledTensors, plan: PruningPlan, layer_idx: int
+    source: Any, layer: Any, arguments: dict, hidden: SpilledTensors, plan: PruningPlan, layer_idx: int
 ) -> Iterator[RepairedMatrix]:
     """Repairs what is left of a layer's attention, then of its MLP, where they lost something."""
     if _lost_some(plan, layer_idx, ATTENTION):

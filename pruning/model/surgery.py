@@ -8,6 +8,7 @@ Which rows and columns stay is the rule of planning/kept_indices.py. Knows nothi
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from transformers import (
@@ -58,7 +59,8 @@ def cut_config(config: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig:
     family = _stock_family(shape)
     if family is None:
         overrides = {i: _override(layer) for i, layer in enumerate(shape.layers)}
-        return PRUNED_MODELS[shape.family].config_class(**values, per_layer_config=overrides)
+        own: Any = PRUNED_MODELS[shape.family].config_class
+        return own(**values, per_layer_config=overrides)
     values |= _sizes(shape.layers[0])
     if family == "mistral" and shape.family == "llama":
         values |= {"sliding_window": None}

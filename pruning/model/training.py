@@ -257,6 +257,10 @@ def _merged(trained: nn.Module, adapter_folder: Path | None) -> PreTrainedModel:
     if not isinstance(trained, PeftModel):
         return trained
     if adapter_folder is not None:
+        base = Path(trained.config.name_or_path).name  # without where it lies on this machine
+        trained.config.name_or_path = base
+        for config in trained.peft_config.values():
+            config.base_model_name_or_path = base
         trained.save_pretrained(adapter_folder, save_embedding_layers=False)  # "auto" asks the hub
     return trained.merge_and_unload()
 

@@ -93,11 +93,13 @@ def _of_file(path: Path) -> list[dict] | None:
     code, rows = _rows(path)
     if rows and not any("instruction" in row for _, row in rows[:1] if isinstance(row, dict)):
         return None
+    found: list[dict] = []
     for place, row in rows:
         for column in ("instruction", "output"):
             if not isinstance(row, dict) or not isinstance(row.get(column), str):
                 raise PruningError(code, path=path, line=place, reason=f"no text under {column!r}")
-    return [row for _, row in rows]
+        found.append(row)
+    return found
 
 
 def _rows(path: Path) -> tuple[str, list[tuple[int, object]]]:

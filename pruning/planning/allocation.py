@@ -60,8 +60,8 @@ def ratio_base(shape: ModelShape, protection: Protection, basis: str) -> int:
     """Parameters that the ratio refers to: `model` all of them, `selected` those of the layers that may be cut."""
     if basis == "model":
         return shape.parameters
-    touched = protection.cuttable(shape.num_layers).any(axis=1)
-    return sum(layer.parameters for layer, cut in zip(shape.layers, touched, strict=True) if cut)
+    touched = np.flatnonzero(protection.cuttable(shape.num_layers).any(axis=1))
+    return sum(shape.layers[layer].parameters for layer in touched)
 
 
 def largest_ratio(table: GroupTable, protection: Protection, floors: Floors, ratio_basis: str = "model") -> float:

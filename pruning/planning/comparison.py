@@ -40,8 +40,9 @@ def compare(first: GroupTable, second: GroupTable) -> MethodComparison:
     for kind in GROUP_TYPES:
         of_kind = is_mlp == (kind == MLP)
         correlations[kind] = spearman(*(rank[of_kind] for rank in ranks))
-    methods = tuple(str(table.source.get("method", "?")) for table in (first, second))
-    return MethodComparison(first.groups, methods, positions, *ranks, correlations)
+    methods = (str(first.source.get("method", "?")), str(second.source.get("method", "?")))
+    first_rank, second_rank = ranks
+    return MethodComparison(first.groups, methods, positions, first_rank, second_rank, correlations)
 
 
 @dataclass(frozen=True)

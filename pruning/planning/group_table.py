@@ -4,6 +4,7 @@ Held as flat arrays over the groups (see groups.py); read from and written to `g
 about how importance was measured.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -44,6 +45,11 @@ class GroupTable:
     @cached_property
     def groups(self) -> GroupIndex:
         return GroupIndex(self.shape)
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for tables with the same scores, 12 hexadecimal digits."""
+        return hashlib.sha256(self.importance.tobytes()).hexdigest()[:12]
 
     @cached_property
     def score(self) -> np.ndarray:

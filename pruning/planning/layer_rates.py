@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import PruningError
-from .allocation import ratio_base
+from .allocation import Floors, ratio_base
 from .protection import Protection
 from .shape import ModelShape
 
-UNIFORM, INVERSE, PROPORTIONAL = "uniform", "inverse", "proportional"
+UNIFORM, PROPORTIONAL = "uniform", "proportional"
 _SMALLEST_WEIGHTED = 0.01  # of the median: a layer that measures as worthless must not draw the whole cut to itself
 
 
@@ -54,38 +54,56 @@ def layer_rates(
     minimum: float,
     maximum: float,
     basis: str = "prunable",
-    attention_share: float = 1.0,
+    attention_share: float | None = None,
+    floors: Floors | None = None,
 ) -> LayerRates:
     """Rates of all layers, then 0 for protected ones; bounds win over the target.
 
     `basis` says what `pruning_ratio` refers to: `prunable`, the attention and MLP of all layers, protected ones included,
     so that less goes in the end; `selected`, the parameters of the layers that may be cut; `model`, all parameters
-    (`match_target`: the layers that may be cut lose that much). `attention_share` of a layer's budget is all that goes
-    where its MLP is protected.
+    (`match_target`: the layers that may be cut lose that much). `attention_share` of a layer's budget goes to attention, where
+    it is known: without a share of the MLP, or with one that is protected, no more than that goes, and above the `floors`.
     """
     prunable = np.array([layer.attention_parameters + layer.mlp_parameters for layer in shape.layers], dtype=np.float64)
     may_go = protection.cuttable(shape.num_layers)
     cuttable = may_go.any(axis=1)
     if basis == "prunable":
-        target, solved_over, spent = pruning_ratio * prunable.sum(), np.ones(shape.num_layers, dtype=bool), prunable
+        target, solved_over = pruning_ratio * prunable.sum(), np.ones(shape.num_layers, dtype=bool)
+        spent, most = prunable, np.full(shape.num_layers, np.inf)
     else:
         target, solved_over = pruning_ratio * ratio_base(shape, protection, basis), cuttable
-        spent = prunable * np.where(may_go[:, 1], 1.0, attention_share)  # what the MLP would take, where it may not be cut
-    scale, met = _solve_scale(weights[solved_over], spent[solved_over], target, minimum, maximum)
+        spent, most = _spendable(shape, prunable, may_go, attention_share, floors or Floors())
+    scale, met = _solve_scale(weights[solved_over], spent[solved_over], most[solved_over], target, minimum, maximum)
     computed = np.clip(scale * weights, minimum, maximum)
     return LayerRates(computed, np.where(cuttable, computed, 0.0), scale, met)
 
 
-def _solve_scale(
-    weights: np.ndarray, parameters: np.ndarray, target: float, minimum: float, maximum: float
-) -> tuple[float, bool]:
-    """c with sum of parameters * clip(c * weights, minimum, maximum) = target, and whether there is one.
+def _spendable(
+    shape: ModelShape, prunable: np.ndarray, may_go: np.ndarray, attention_share: float | None, floors: Floors
+) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters of each layer that go at a rate of 1, and the most that can go: both as `block_counts` shares a budget."""
+    if attention_share is None:
+        return prunable, np.full(shape.num_layers, np.inf)
+    goes = may_go & (attention_share > 0, attention_share < 1)
+    costs = np.array([[layer.attention_group_cost, layer.mlp_channel_cost] for layer in shape.layers])
+    counts = np.array([[layer.num_key_value_heads, layer.intermediate_size] for layer in shape.layers])
+    most = (np.maximum(counts - floors.per_block(shape), 0) * costs * goes).sum(axis=1)
+    # What attention leaves over goes to the MLP, where that has a share and may be cut.
+    return prunable * np.where(goes[:, 1], 1.0, attention_share * goes[:, 0]), most
 
-    The sum is piecewise linear in c, with a corner where a layer leaves its lower or reaches its upper bound: exact
+
+def _solve_scale(
+    weights: np.ndarray, parameters: np.ndarray, most: np.ndarray, target: float, minimum: float, maximum: float
+) -> tuple[float, bool]:
+    """c with sum of min(parameters * clip(c * weights, minimum, maximum), most) = target, and whether there is one.
+
+    The sum is piecewise linear in c, with a corner where a layer leaves its lower or reaches an upper bound: exact
     interpolation between corners.
     """
-    corners = np.unique(np.concatenate([minimum / weights, maximum / weights]))
-    sums = np.clip(corners[:, None] * weights, minimum, maximum) @ parameters
+    with np.errstate(divide="ignore", invalid="ignore"):
+        full = np.clip(np.nan_to_num(most / parameters, nan=maximum), minimum, maximum)
+    corners = np.unique(np.concatenate([minimum / weights, full / weights, maximum / weights]))
+    sums = np.minimum(np.clip(corners[:, None] * weights, minimum, maximum) * parameters, most).sum(axis=1)
     if target <= sums[0]:
         return float(corners[0]), bool(np.isclose(target, sums[0], rtol=1e-12))
     if target >= sums[-1]:

@@ -18,7 +18,7 @@ backward pass. Tensors of a forward pass alone are as computed; there the alloca
 
 from .shape import LayerShape, ModelShape
 
-WEIGHTS_ONLY, FORWARD, BACKWARD_TO_ACTIVATIONS, BACKWARD = PASSES = ("weights", "forward", "activations", "backward")
+WEIGHTS_ONLY, FORWARD, BACKWARD_TO_ACTIVATIONS, BACKWARD = ("weights", "forward", "activations", "backward")
 PASSES_OF = {
     "taylor": BACKWARD,
     "taylor_2nd": BACKWARD,

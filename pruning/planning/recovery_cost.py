@@ -8,7 +8,7 @@ LoRA adds r * (inputs + outputs) parameters to each of its matrices. Time is mea
 import math
 from dataclasses import dataclass
 
-from ..settings import parts_of
+from ..settings import Settings, parts_of
 from .memory import activation_bytes, kept_for_backward, weight_bytes
 from .shape import ModelShape
 
@@ -46,31 +46,36 @@ class RecoveryCost:
 
 
 def recovery_cost(
-    shape: ModelShape, source: ModelShape, settings: dict, windows: int, bytes_per_parameter: int = _FLOAT32, processes: int = 1
+    shape: ModelShape,
+    source: ModelShape,
+    settings: Settings,
+    windows: int,
+    bytes_per_parameter: int = _FLOAT32,
+    processes: int = 1,
 ) -> RecoveryCost:
     """What training the cut model of `shape` on `windows` windows costs; `source` is the model before the cut."""
-    full = settings["finetune_method"] == "full"
-    trained = shape.parameters if full else lora_parameters(shape, settings["lora_r"], parts_of(settings["lora_targets"]))
-    seq_len = settings["finetune_seq_len"] or settings["seq_len"]
-    steps, tokens = total_steps(settings, windows, processes), settings["finetune_batch_size"] * seq_len
+    full = settings.finetune_method == "full"
+    trained = shape.parameters if full else lora_parameters(shape, settings.lora_r, parts_of(settings.lora_targets))
+    seq_len = settings.finetune_seq_len or settings.seq_len
+    steps, tokens = total_steps(settings, windows, processes), settings.finetune_batch_size * seq_len
     of_teacher = source.vocab_size * tokens * _LOGITS_OF_TEACHER * _FLOAT32 + weight_bytes(source, bytes_per_parameter)
     return RecoveryCost(
         trained_parameters=trained,
         parameters=shape.parameters,
         steps=steps,
-        tokens=steps * tokens * settings["finetune_accumulation"] * processes,
+        tokens=steps * tokens * settings.finetune_accumulation * processes,
         weight_bytes=weight_bytes(shape, _FLOAT32 if full else bytes_per_parameter),
         training_bytes=trained * (_MOMENTS_AND_GRADIENT + (0 if full else _FLOAT32)),
         activation_bytes=_activations(shape, settings, bytes_per_parameter, tokens),
-        teacher_bytes=of_teacher if settings["distill_weight"] else 0,
+        teacher_bytes=of_teacher if settings.distill_weight else 0,
     )
 
 
-def total_steps(settings: dict, windows: int, processes: int = 1) -> int:
+def total_steps(settings: Settings, windows: int, processes: int = 1) -> int:
     """Steps of a training: as many as asked for, or as its epochs take."""
-    batches = math.ceil(windows / (settings["finetune_batch_size"] * processes))
-    per_epoch = math.ceil(batches / settings["finetune_accumulation"])
-    return settings["finetune_steps"] or math.ceil(settings["finetune_epochs"] * per_epoch)
+    batches = math.ceil(windows / (settings.finetune_batch_size * processes))
+    per_epoch = math.ceil(batches / settings.finetune_accumulation)
+    return settings.finetune_steps or math.ceil(settings.finetune_epochs * per_epoch)
 
 
 def lora_parameters(shape: ModelShape, rank: int, targets: tuple[str, ...]) -> int:
@@ -84,11 +89,11 @@ def lora_parameters(shape: ModelShape, rank: int, targets: tuple[str, ...]) -> i
     return rank * sum(map(sum, matrices))
 
 
-def _activations(shape: ModelShape, settings: dict, bytes_per_parameter: int, tokens: int) -> int:
+def _activations(shape: ModelShape, settings: Settings, bytes_per_parameter: int, tokens: int) -> int:
     """Those of a backward pass; with checkpointing, hidden states between layers and one layer at a time."""
     logits = tokens * shape.vocab_size * _LOGITS_AGAIN * _FLOAT32
     whole = activation_bytes(shape, _TRAINS, bytes_per_parameter, tokens)
-    if not settings["gradient_checkpointing"]:
+    if not settings.gradient_checkpointing:
         return whole + logits
     of_logits = tokens * 4 * shape.vocab_size * _FLOAT32
     largest = max(kept_for_backward(layer, weights_too=True) for layer in shape.layers)

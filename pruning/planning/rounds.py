@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import PruningError
+from ..settings import Settings
 from .group_table import GroupTable
 from .layer_importance import LayerImportance
 from .plan import PruningPlan
@@ -26,7 +27,7 @@ _GROW_BY_ROUND = ("pruning_ratio", "layer_min_pruning_rate", "layer_max_pruning_
 
 def plan_in_rounds(
     table: GroupTable,
-    settings: dict,
+    settings: Settings,
     layers: LayerImportance | None,
     measure_again: Callable[[PruningPlan, str], np.ndarray],
     say: Callable[[str], None],
@@ -36,14 +37,14 @@ def plan_in_rounds(
     `table` is what the whole model gave; `measure_again` gets a plan and the round in words, and gives the importance of
     the groups that the plan keeps, [groups] float64. Each round takes an equal share of the parameters.
     """
-    rounds, target = settings["iterative_steps"], settings["pruning_ratio"]
+    rounds, target = settings.iterative_steps, settings.pruning_ratio
     gone: np.ndarray = np.zeros(0, dtype=np.int64)  # positions, in the order in which they went
     planned = None
     for number in range(1, rounds + 1):
         if planned is not None:
             importance = measure_again(planned.plan, f"round {number} of {rounds}")
             table = replace(table, importance=np.where(planned.plan.kept, importance, table.importance))
-        share = settings | {name: settings[name] * number / rounds for name in _GROW_BY_ROUND}
+        share = replace(settings, **{name: getattr(settings, name) * number / rounds for name in _GROW_BY_ROUND})
         try:
             planned = plan_from_settings(_with_gone_first(table, gone), share, layers)
         except PruningError as error:

@@ -31,7 +31,8 @@ from ..experiment import (
 from ..files import naming_damage
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.matrices import checks, layer_table
-from . import export_request, recovery_request, status, training_course, trials
+from . import requests, status, training_course, trials
+from .export_request import ExportRequest
 from .measured_cost import read_measured
 from .sensitivity import findings
 
@@ -133,6 +134,24 @@ def _finding(experiment: Experiment) -> None:
         findings.finding_in(path)
 
 
+def _request(experiment: Experiment) -> None:
+    last = requests.read_request(experiment)
+    if last is not None and last.kind in _ARGUMENTS:
+        with naming_damage(experiment.path(requests.REQUEST_FILE)):
+            _ARGUMENTS[last.kind](last.arguments)
+    elif last is not None:
+        requests.settings_asked_for(experiment, last.kind)
+
+
+# How the arguments of a request are read; of other kinds they are settings.
+_ARGUMENTS: dict[str, Callable[[dict], object]] = {
+    "try": trials.asked_for,
+    "learn": lambda arguments: findings.Request(**arguments),
+    "export": ExportRequest.of,
+    "pack": ExportRequest.of,
+}
+
+
 def _named_plans(experiment: Experiment) -> None:
     for name in experiment.named_plans():
         experiment.read_named_plan(name)
@@ -153,11 +172,9 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment], object]], ...] = (
     ((REPAIR_FILE,), _repair),
     ((RECOVERY_FILE, REPAIR_FILE), training_course.read_course),
     ((f"{RECOVERY_FOLDER}/{RECOVERY_FILE}", REPAIR_FILE), training_course.read_unfinished),
-    ((recovery_request.REQUEST_FILE,), recovery_request.recovery_asked_for),
+    ((requests.REQUEST_FILE,), _request),
     ((COST_FILE,), read_measured),
     ((trials.TRIALS_FILE,), trials.read_trials),
     ((f"{FINDINGS_FOLDER}/*.json",), _finding),
-    ((findings.WAITING_FILE,), findings.asked),
-    ((export_request.REQUEST_FILE,), export_request.ExportRequest.read),
     (("model/config.json", f"model/{CARD_FILE}", "model/*.safetensors"), _model),
 )

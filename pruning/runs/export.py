@@ -1,6 +1,6 @@
 """Makes the other forms of a saved model, each checked in a fresh process before it gets its name.
 
-    export.json: what is wanted  ->  model/ --tensor by tensor--> part --loaded again, compared--> model-F16.gguf, metrics.json
+    what is asked for  ->  model/ --tensor by tensor--> part --loaded again, compared--> model-F16.gguf, metrics.json
 
 The saved folder is the source: it was compared with the model in memory when it was written.
 """
@@ -13,7 +13,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import PruningError
+from ..errors import Cancelled, PruningError
 from ..experiment import CARD_FILE, PLAN_FILE, Experiment, write_whole
 from ..export.bin_file import write_bin
 from ..export.formats import BIN, GGUF_KINDS, HF, HF_DTYPES, PLAN, file_of, folder_of, needed_bytes, refuse
@@ -30,63 +30,66 @@ from ..model.checkpoint import has_tokenizer, load_tokenizer
 from ..model.runtime import resolve_device
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
+from ..settings import Settings
 from ..words import readable_size
+from .context import Run
 from .export_request import ExportRequest, saved_model
-from .permissions import Permissions
-from .progress import RunReport
 
 CHECK_WINDOWS = 4  # windows on which an exported model must give the logits of the one in memory
 
 
-def export(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
-    """Makes every format that `export.json` asks for."""
-    request = ExportRequest.read(experiment)
-    if request.is_plan_alone:  # it is in the folder already
-        experiment.read_plan()
-        report.skip("save", "the plan is there")
+def export(run: Run) -> None:
+    """Makes every format that is asked for, and uploads them where that is."""
+    request = ExportRequest.of(run.request)
+    if request.is_plan_alone:  # it stands in the folder already
+        run.experiment.read_plan()
+        run.progress.skip("save", "the plan is there")
         return
-    make_formats(experiment, report, settings, request.formats, request.max_shard_size)
+    make_formats(run, request.formats, request.max_shard_size)
     if request.repository:
-        _push(experiment, report, request, permissions)
+        _push(run, request)
 
 
-def _push(experiment: Experiment, report: RunReport, request: ExportRequest, permissions: Permissions) -> None:
+def _push(run: Run, request: ExportRequest) -> None:
     """Uploads the saved folder, and the single files among the formats that were asked for."""
-    with report.step("save", detail=f"upload to {request.repository}"):
+    with run.progress.step("save", detail=f"upload to {request.repository}"):
         beside = tuple(name for name in request.formats if name == BIN or name in GGUF_KINDS)
-        card = model_card(experiment, place=request.repository, beside=beside)
-        files = tuple(experiment.path(file_of(name)) for name in beside)
-        folder = saved_model(experiment)
+        card = model_card(run.experiment, place=request.repository, beside=beside)
+        files = tuple(run.experiment.path(file_of(name)) for name in beside)
+        folder = saved_model(run.experiment)
         refuse_foreign(folder)
-        url = push(folder, request.repository, permissions.token, card, files, request.private)
-        report.say(f"    {url}")
+        url = push(folder, request.repository, run.permissions.token, card, files, request.private)
+        run.progress.say(f"    {url}")
 
 
-def make_formats(
-    experiment: Experiment,
-    report: RunReport,
-    settings: dict,
-    formats: tuple[str, ...],
-    max_shard_size: str,
-    model: PreTrainedModel | None = None,
-) -> None:
+def make_formats(run: Run, formats: tuple[str, ...], max_shard_size: str, model: PreTrainedModel | None = None) -> None:
     """Makes and checks these formats; `model` is the one in memory, by default what the saved folder gives.
 
-    Raises PruningError with the first one that cannot be made; those before it are kept.
+    The zip of the folder comes last: the card in it says which of the others were checked. Raises PruningError of the first
+    one that cannot be made, once the others stand.
     """
-    folder = saved_model(experiment)
+    folder = saved_model(run.experiment)
     header = CheckpointHeader.read(folder)
-    source = _Source(folder, header, settings, max_shard_size, model)
-    for name in formats:
-        refuse(name, header)
-        if name not in (HF, PLAN):
-            source.require_memory()
-        with report.step("save", unit="bytes", detail=name):
-            needed = needed_bytes(name, header)
-            report.say(f"    {room(experiment.folder, needed)}")
-            report.progress(0, needed)
-            _make(experiment, report, source, name, needed)
-    write_whole(folder / CARD_FILE, model_card(experiment))  # it says which formats were checked
+    source = _Source(folder, header, run.settings, max_shard_size, model)
+    failed: PruningError | None = None
+    for name in sorted(formats, key=lambda name: name == HF):
+        try:
+            refuse(name, header)
+            if name not in (HF, PLAN):
+                source.require_memory()
+            with run.progress.step("save", unit="bytes", detail=name):
+                needed = needed_bytes(name, header)
+                run.progress.say(f"    {room(run.experiment.folder, needed)}")
+                run.progress.advance(0, needed)
+                _make(run, source, name, needed)
+        except Cancelled:
+            raise
+        except PruningError as error:
+            run.progress.say(f"    {name}: {error}")
+            failed = failed or error
+        write_whole(folder / CARD_FILE, model_card(run.experiment))
+    if failed is not None:
+        raise failed
 
 
 @dataclass
@@ -95,14 +98,14 @@ class _Source:
 
     folder: Path
     header: CheckpointHeader
-    settings: dict
+    settings: Settings
     max_shard_size: str
     loaded: PreTrainedModel | None
 
     @property
     def model(self) -> PreTrainedModel:
         if self.loaded is None:
-            device = resolve_device(self.settings["device"])
+            device = resolve_device(self.settings.device)
             self.loaded = load_trusted(self.folder, dtype=torch.float32).to(device).eval()
         return self.loaded
 
@@ -117,7 +120,7 @@ class _Source:
 
     def require_memory(self) -> None:
         """Raises PruningError when checking would not fit: a fresh process holds the model in float32, beside the one here."""
-        on_cpu = resolve_device(self.settings["device"]).type == "cpu"  # else the one here leaves the memory again
+        on_cpu = resolve_device(self.settings.device).type == "cpu"  # else the one here leaves the memory again
         copies = 2 if self.loaded is None and on_cpu else 1
         needed, free = copies * self.header.shape.parameters * 4, psutil.virtual_memory().available
         if needed > free:
@@ -128,46 +131,46 @@ class _Source:
         return check_windows(self.settings, self.header)
 
 
-def _make(experiment: Experiment, report: RunReport, source: _Source, name: str, needed: int) -> None:
-    target = experiment.path(file_of(name))
+def _make(run: Run, source: _Source, name: str, needed: int) -> None:
+    target = run.experiment.path(file_of(name))
     if name == HF:
-        pack_model(experiment, report)
+        pack_model(run)
     elif name == PLAN:
-        _record(experiment, report, name, _check_plan(experiment))
+        _record(run, name, _check_plan(run.experiment))
     elif name in HF_DTYPES:
-        _make_folder(experiment, report, source, name, needed)
+        _make_folder(run, source, name, needed)
     else:
         with written_whole(target, needed) as part:
             if name == BIN:
-                write_bin(source.folder, part, report.progress)
+                write_bin(source.folder, part, run.progress.advance)
             else:
-                write_gguf(source.folder, source.tokenizer, part, GGUF_KINDS[name], report.progress)
-            report.say("    loading it again in a fresh process")
+                write_gguf(source.folder, source.tokenizer, part, GGUF_KINDS[name], run.progress.advance)
+            run.progress.say("    loading it again in a fresh process")
             check = check_file(part, GGUF_KINDS.get(name, BIN), source.folder, source.model, source.windows)
-            report.check_cancelled()
-            _record(experiment, report, name, check)
+            run.progress.check_cancelled()
+            _record(run, name, check)
 
 
-def pack_model(experiment: Experiment, report: RunReport) -> None:
+def pack_model(run: Run) -> None:
     """Packs the saved folder as `model.zip`; raises PruningError where it holds what this program did not write."""
-    folder = saved_model(experiment)
+    folder = saved_model(run.experiment)
     refuse_foreign(folder)
-    write_zip(folder, experiment.path(file_of(HF)), report.progress)
+    write_zip(folder, run.experiment.path(file_of(HF)), run.progress.advance)
 
 
-def _make_folder(experiment: Experiment, report: RunReport, source: _Source, name: str, needed: int) -> None:
-    """The folder in another number format, which replaces an older one after its check, and its zip."""
-    target = experiment.path(folder_of(name))
+def _make_folder(run: Run, source: _Source, name: str, needed: int) -> None:
+    """The folder in another number format, in place of an older one once it was checked, and its zip."""
+    target = run.experiment.path(folder_of(name))
     dtype = getattr(torch, HF_DTYPES[name])
     with written_whole(target, needed) as folder:
-        rewrite(source.header, source.tokenizer_if_there, folder, dtype, source.max_shard_size, report.progress)
-        report.say("    loading it again in a fresh process")
+        rewrite(source.header, source.tokenizer_if_there, folder, dtype, source.max_shard_size, run.progress.advance)
+        run.progress.say("    loading it again in a fresh process")
         check = check_reload(folder, source.model, source.tokenizer_if_there, source.windows, Original(source.folder))
-        report.check_cancelled()
-        write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
-        _record(experiment, report, name, check)
-        write_whole(folder / CARD_FILE, model_card(experiment, name))
-    write_zip(target, experiment.path(file_of(name)), report.progress)
+        run.progress.check_cancelled()
+        write_whole(folder / PLAN_FILE, run.experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
+        _record(run, name, check)
+        write_whole(folder / CARD_FILE, model_card(run.experiment, name))
+    write_zip(target, run.experiment.path(file_of(name)), run.progress.advance)
 
 
 def _check_plan(experiment: Experiment) -> dict:
@@ -179,11 +182,11 @@ def _check_plan(experiment: Experiment) -> dict:
     return {"parameters": saved.parameters}
 
 
-def _record(experiment: Experiment, report: RunReport, name: str, check: dict) -> None:
-    """Writes what the check found into metrics.json, replacing what an earlier one found."""
-    experiment.update_metrics(export_check={name: None})
-    experiment.update_metrics(export_check={name: check})
-    report.say(f"    {checked(check)}")
+def _record(run: Run, name: str, check: dict) -> None:
+    """Writes what the check found into metrics.json, in place of what an earlier one did."""
+    run.experiment.update_metrics(export_check={name: None})
+    run.experiment.update_metrics(export_check={name: check})
+    run.progress.say(f"    {checked(check)}")
 
 
 def checked(check: dict) -> str:
@@ -199,15 +202,15 @@ def checked(check: dict) -> str:
     return words
 
 
-def check_windows(settings: dict, header: CheckpointHeader) -> torch.Tensor:
+def check_windows(settings: Settings, header: CheckpointHeader) -> torch.Tensor:
     """Random token ids, the same every time, [4, seq_len] int64."""
     limit = header.shape.max_position_embeddings
-    seq_len = min(settings["seq_len"], limit) if limit else settings["seq_len"]
+    seq_len = min(settings.seq_len, limit) if limit else settings.seq_len
     generator = torch.Generator().manual_seed(0)
     return torch.randint(header.shape.vocab_size, (CHECK_WINDOWS, seq_len), generator=generator)
 
 
-def pack(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
+def pack(run: Run) -> None:
     """Packs the saved, checked model folder as `model.zip`."""
-    with report.step("save", unit="bytes"):
-        pack_model(experiment, report)
+    with run.progress.step("save", unit="bytes"):
+        pack_model(run)

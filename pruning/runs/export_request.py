@@ -1,4 +1,4 @@
-"""What a person wants exported, as the file `export.json` that the job reads. Imports no torch."""
+"""What a person wants exported. Imports no torch."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,11 +7,7 @@ from ..errors import PruningError
 from ..experiment import Experiment
 from ..export.formats import HF_DTYPES, PLAN, parse_formats, refuse, shard_bytes
 from ..export.hub import check_repository
-from ..files import naming_damage, read_json, write_json
 from ..planning.checkpoint_header import CheckpointHeader
-
-FORMAT_VERSION = 1
-REQUEST_FILE = "export.json"
 
 
 @dataclass(frozen=True)
@@ -23,9 +19,9 @@ class ExportRequest:
     repository: str | None = None
     private: bool = True
 
-    def write(self, experiment: Experiment) -> None:
-        """Leaves the request for the job. Raises PruningError for an unknown format, one that this model refuses or that is
-        not uploaded, or an impossible name of a repository.
+    def check(self, experiment: Experiment) -> None:
+        """Raises PruningError for an unknown format, one that this model refuses or that is not uploaded, or an impossible name
+        of a repository.
         """
         shard_bytes(self.max_shard_size)
         if self.repository:
@@ -36,19 +32,22 @@ class ExportRequest:
                 if self.repository and name in HF_DTYPES:
                     raise PruningError("hub_number_format", name=name)
                 refuse(name, header)
-        write_json(experiment.path(REQUEST_FILE), {"format_version": FORMAT_VERSION} | asdict(self))
 
     @property
     def is_plan_alone(self) -> bool:
         """Whether only the plan is wanted, which needs no cut."""
         return self.formats == (PLAN,) and not self.repository
 
+    @property
+    def arguments(self) -> dict:
+        """As a job is asked for it."""
+        return asdict(self)
+
     @classmethod
-    def read(cls, experiment: Experiment) -> "ExportRequest":
-        content = read_json(experiment.path(REQUEST_FILE), FORMAT_VERSION)
-        with naming_damage(experiment.path(REQUEST_FILE)):
-            formats = parse_formats(",".join(content["formats"])) if content["formats"] else ()
-            return cls(formats, content["max_shard_size"], content["repository"], content["private"])
+    def of(cls, arguments: dict) -> "ExportRequest":
+        """What a job was asked for; raises PruningError for a format that is none."""
+        formats = parse_formats(",".join(arguments["formats"])) if arguments["formats"] else ()
+        return cls(formats, arguments["max_shard_size"], arguments["repository"], arguments["private"])
 
 
 def saved_model(experiment: Experiment) -> Path:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -31,6 +32,7 @@ from ..process import is_alive, this_process
 from . import status as job_status
 from .environment import WORKER_ENVIRONMENT
 from .permissions import Permissions
+from .requests import Request
 from .status import CANCELLED, JobStatus, claim, is_claimed_here, read_status, request_cancel, write_status
 
 _MAX_STARTS = 3
@@ -59,19 +61,15 @@ class JobQueue:
         self._lock = threading.RLock()
 
     def submit(
-        self,
-        kind: str,
-        experiment: Experiment,
-        permissions: Permissions = Permissions(),
-        request: Callable[[], None] | None = None,
+        self, kind: str, experiment: Experiment, permissions: Permissions = Permissions(), arguments: dict | None = None
     ) -> None:
-        """Queues a job; `request` writes what is asked of it, once it is sure that the job is taken.
+        """Queues a job of this kind; `arguments` are what is asked of it.
 
-        Raises PruningError when the experiment is being worked on, or `request` refuses; nothing is changed then.
+        Raises PruningError when the experiment is being worked on; nothing is changed then.
         """
         with self._lock:
             waits_here = is_claimed_here(experiment) and self._job_of(experiment) is None
-            claim(experiment, kind, request, waits_here)  # one just created here waits for this job
+            claim(experiment, Request(kind, arguments or {}), waits_here)  # one just created here waits for this job
             if (before := self._job_of(experiment)) is not None:
                 before.is_over = True  # by its file; the executor has not reported it yet
             self._jobs.append(_Job(experiment, kind, permissions))
@@ -135,12 +133,12 @@ class JobQueue:
         future.add_done_callback(lambda future: self._ended(job, future))
 
     def _give_to_worker(self, job: _Job) -> Future:
-        arguments = (run_job, job.kind, str(job.experiment.folder), job.permissions)
+        work = partial(run_job, job.kind, str(job.experiment.folder), job.permissions)
         if self._executor is not None:
             with contextlib.suppress(*_BROKEN):  # the worker died while it had nothing to do
-                return self._executor.submit(*arguments)
+                return self._executor.submit(work)
         self._executor = self._make_executor()
-        future = self._executor.submit(*arguments)
+        future = self._executor.submit(work)
         _before_exit(self.shutdown)
         return future
 
@@ -165,7 +163,8 @@ class JobQueue:
             status = job_status.last_written(job.experiment)
             # A job that removed the request has seen it, and saves what it has (the best state of a training).
             unheard = job.experiment.has(job_status.CANCEL_FILE)
-            if job is self._running and not job.is_over and status and status.is_active and unheard:
+            is_running = job is self._running and not job.is_over and status is not None and status.is_active
+            if is_running and unheard and status.process is not None:
                 _kill_child(status.process[0])  # `_ended` follows
 
 
@@ -200,7 +199,7 @@ def _record_end(job: _Job, error: BaseException | None) -> None:
 
 def _clean_up(job: _Job) -> None:
     job.experiment.remove_leftovers()
-    if job.kind in ("prune", "global") and not job.experiment.is_cut:
+    if job.kind in job_status.CUTS and not job.experiment.is_cut:
         with contextlib.suppress(PruningError):
             job.experiment.forget_result()
     job.experiment.path(job_status.CANCEL_FILE).unlink(missing_ok=True)
@@ -282,7 +281,7 @@ def _before_exit(action: Callable[[], None]) -> None:
     Call it after loky has started its thread: what is registered last runs first.
     """
     with contextlib.suppress(AttributeError, RuntimeError):  # private to Python, but `atexit` would be too late
-        threading._register_atexit(action)
+        threading._register_atexit(action)  # type: ignore[attr-defined]
 
 
 _queue: JobQueue | None = None

@@ -24,9 +24,9 @@ from ..planning.group_table import GroupTable
 from ..planning.layer_importance import LayerImportance
 from ..planning.plan import PruningPlan
 from ..planning.planner import measured_layers, needs_layer_importance
-from .context import open_model, warm_model
-from .permissions import Permissions
-from .progress import RunReport
+from ..settings import Settings
+from .context import Run, open_model, warm_model
+from .progress import Progress
 
 
 class Measurement:
@@ -35,74 +35,78 @@ class Measurement:
     With `layers_where_needed` layers are left out where no setting needs their importance.
     """
 
-    def __init__(self, experiment: Experiment, settings: dict, header: CheckpointHeader, layers_where_needed: bool = False):
+    def __init__(self, experiment: Experiment, settings: Settings, header: CheckpointHeader, layers_where_needed: bool = False):
         self.experiment, self.settings, self.header = experiment, settings, header
         self.layers = measured_layers(settings, header.shape.num_layers)
-        self.wants_layers = settings["layer_importance_samples"] > 0 and not settings["layer_importance_config"]
+        self.wants_layers = settings.layer_importance_samples > 0 and not settings.layer_importance_config
         if layers_where_needed:
             self.wants_layers = self.wants_layers and needs_layer_importance(settings)
-        needs_text = settings["importance_method"] not in NEEDS_NO_SAMPLES or self.wants_layers
+        needs_text = settings.importance_method not in NEEDS_NO_SAMPLES or self.wants_layers
         self.corpus = None
         if needs_text:
-            check_window(settings["seq_len"], header.shape.max_position_embeddings)
-            self.corpus = load_corpus(settings["corpus"], CALIBRATION, settings["text_column"])
+            check_window(settings.seq_len, header.shape.max_position_embeddings)
+            self.corpus = load_corpus(settings.corpus, CALIBRATION, settings.text_column)
 
-    def taken_over(self, report: RunReport) -> bool:
+    def taken_over(self, progress: Progress) -> bool:
         """Whether all that is wanted was measured elsewhere, and is now here too."""
-        if not self._take_over_groups(report) or (self.wants_layers and not self._take_over_layers(report)):
+        if not self._take_over_groups(progress) or (self.wants_layers and not self._take_over_layers(progress)):
             return False
-        if self.settings["layer_importance_config"]:
-            self._reuse_layers(report)
+        if self.settings.layer_importance_config:
+            self._reuse_layers(progress)
         return True
 
-    def run(self, report: RunReport, loaded: LoadedModel) -> None:
+    def run(self, progress: Progress, loaded: LoadedModel) -> None:
         """Measures what is wanted and was not taken over; writes the table, and the importance of layers."""
-        if not self._take_over_groups(report):
-            self._measure_groups(report, loaded)
-        if self.settings["layer_importance_config"]:
-            self._reuse_layers(report)
-        elif self.wants_layers and not self._take_over_layers(report):
-            self._measure_layers(report, loaded)
-        self.experiment.settle()  # what a run replaces may be large, and a model is to be written next
+        if not self._take_over_groups(progress):
+            self._measure_groups(progress, loaded)
+        if self.settings.layer_importance_config:
+            self._reuse_layers(progress)
+        elif self.wants_layers and not self._take_over_layers(progress):
+            self._measure_layers(progress, loaded)
+        self.experiment.settle()  # what a run takes the place of may be large, and a model is to be written next
 
     # groups -----------------------------------------------------------------------------------------------------------
 
-    def _measure_groups(self, report: RunReport, loaded: LoadedModel) -> None:
-        settings, method = self.settings, self.settings["importance_method"]
-        with report.step("gradients", settings["num_samples"], "samples", detail=f"groups by {method}"):
+    def _measure_groups(self, progress: Progress, loaded: LoadedModel) -> None:
+        settings, method = self.settings, self.settings.importance_method
+        with progress.step("gradients", settings.num_samples, "samples", detail=f"groups by {method}"):
             samples, used = torch.zeros(0, 2, dtype=torch.int64), {}
             if method not in NEEDS_NO_SAMPLES:
-                samples = self._draw(report, loaded, settings["num_samples"])
+                samples = self._draw(progress, loaded, settings.num_samples)
                 used = {"num_samples": len(samples)}
-            shape, batch_size = loaded.header.shape, settings["gradient_batch_size"]
-            importance = measure_groups(method, loaded.model, shape, samples, batch_size, report.progress, self._limited_layers)
-        with report.step("group_table"):
+            shape, batch_size = loaded.header.shape, settings.gradient_batch_size
+            importance = measure_groups(
+                method, loaded.model, shape, samples, batch_size, progress.advance, self._limited_layers
+            )
+        with progress.step("group_table"):
             source = self._source_of_groups()
             source["calibration"] |= used
             table = GroupTable(shape, importance, source)
             self.experiment.write_table(table)
-            report.say(f"    {len(table.order):,} groups scored by {method}" + (f" on {len(samples)} samples" if used else ""))
+            progress.say(
+                f"    {len(table.order):,} groups scored by {method}" + (f" on {len(samples)} samples" if used else "")
+            )
 
-    def again(self, report: RunReport, loaded: LoadedModel, plan: PruningPlan, detail: str) -> np.ndarray:
+    def again(self, progress: Progress, loaded: LoadedModel, plan: PruningPlan, detail: str) -> np.ndarray:
         """Importance of the groups that `plan` keeps, measured on what it leaves of the model, [groups] float64."""
-        settings, method = self.settings, self.settings["importance_method"]
-        with report.step("gradients", settings["num_samples"], "samples", detail), masked(loaded.model, plan) as model:
+        settings, method = self.settings, self.settings.importance_method
+        with progress.step("gradients", settings.num_samples, "samples", detail), masked(loaded.model, plan) as model:
             samples = torch.zeros(0, 2, dtype=torch.int64)
             if method not in NEEDS_NO_SAMPLES:
-                samples = self._draw(report, loaded, settings["num_samples"])
-            shape, batch_size = loaded.header.shape, settings["gradient_batch_size"]
-            return measure_groups(method, model, shape, samples, batch_size, report.progress, self._limited_layers)
+                samples = self._draw(progress, loaded, settings.num_samples)
+            shape, batch_size = loaded.header.shape, settings.gradient_batch_size
+            return measure_groups(method, model, shape, samples, batch_size, progress.advance, self._limited_layers)
 
-    def _take_over_groups(self, report: RunReport) -> bool:
+    def _take_over_groups(self, progress: Progress) -> bool:
         if self.has_groups():
-            report.skip("gradients", "groups are measured already")
+            progress.skip("gradients", "groups are measured already")
             return True
         for other in self._others(TABLE_FILE):
             if self._is_wanted_table(other.path(TABLE_FILE)):
                 source = read_json(other.path(f"{TABLE_FILE}.json"), None)
                 self.experiment.write(self._on_own_text(source), f"{TABLE_FILE}.json")
                 copy_whole(other.path(TABLE_FILE), self.experiment.path(TABLE_FILE))  # last: it says that groups were measured
-                report.skip("gradients", f"measured the same way in {other.name}")
+                progress.skip("gradients", f"measured the same way in {other.name}")
                 return True
         return False
 
@@ -116,10 +120,10 @@ class Measurement:
 
     def _source_of_groups(self) -> dict:
         """What the table's sidecar says: all that the numbers depend on."""
-        settings, method = self.settings, self.settings["importance_method"]
-        calibration = {} if method in NEEDS_NO_SAMPLES else self._calibration(settings["num_samples"])
+        settings, method = self.settings, self.settings.importance_method
+        calibration = {} if method in NEEDS_NO_SAMPLES else self._calibration(settings.num_samples)
         if method in DEPENDS_ON_BATCH_SIZE:
-            calibration["gradient_batch_size"] = settings["gradient_batch_size"]
+            calibration["gradient_batch_size"] = settings.gradient_batch_size
         source = {"fingerprint": self.header.fingerprint, "method": method, "calibration": calibration}
         if self._limited_layers is not None:
             source["layers"] = [self.layers.start, self.layers.stop]
@@ -131,26 +135,26 @@ class Measurement:
 
     # layers -----------------------------------------------------------------------------------------------------------
 
-    def _measure_layers(self, report: RunReport, loaded: LoadedModel) -> None:
-        settings, method = self.settings, self.settings["layer_importance_method"]
-        count = settings["layer_importance_samples"]
-        with report.step("gradients", count, "samples", detail=f"layers by {method}"):
-            samples = self._draw(report, loaded, count)
+    def _measure_layers(self, progress: Progress, loaded: LoadedModel) -> None:
+        settings, method = self.settings, self.settings.layer_importance_method
+        count = settings.layer_importance_samples
+        with progress.step("gradients", count, "samples", detail=f"layers by {method}"):
+            samples = self._draw(progress, loaded, count)
             source = self._source_of_layers()
             source["calibration"]["num_samples"] = len(samples)
-            batch_size = settings["gradient_batch_size"]
-            layers = measure_layers(method, loaded.model, samples, batch_size, report.progress, source)
+            batch_size = settings.gradient_batch_size
+            layers = measure_layers(method, loaded.model, samples, batch_size, progress.advance, source)
             self.experiment.write_layer_importance(layers)
-            report.say(f"    most important: layer {int(layers.importance.argmax())}; on {len(samples)} samples")
+            progress.say(f"    most important: layer {int(layers.importance.argmax())}; on {len(samples)} samples")
 
-    def _take_over_layers(self, report: RunReport) -> bool:
+    def _take_over_layers(self, progress: Progress) -> bool:
         if self.measured_layers_of(self.experiment):
-            report.skip("gradients", "layers are measured already")
+            progress.skip("gradients", "layers are measured already")
             return True
         for other in self._others(LAYERS_FILE):
             if layers := self.measured_layers_of(other):
                 self.experiment.write_layer_importance(replace(layers, source=self._on_own_text(layers.source)))
-                report.skip("gradients", f"layers were measured the same way in {other.name}")
+                progress.skip("gradients", f"layers were measured the same way in {other.name}")
                 return True
         return False
 
@@ -159,20 +163,20 @@ class Measurement:
         if not experiment.has(LAYERS_FILE) or self.corpus is None:
             return None
         layers = _readable(self._read_layers, experiment.path(LAYERS_FILE))
-        wanted = _comparable(self._source_of_layers()) | {"method": self.settings["layer_importance_method"]}
+        wanted = _comparable(self._source_of_layers()) | {"method": self.settings.layer_importance_method}
         is_wanted = layers is not None and _comparable(layers.source) | {"method": layers.method} == wanted
         return layers if is_wanted else None
 
-    def _reuse_layers(self, report: RunReport) -> None:
-        path = Path(self.settings["layer_importance_config"]).expanduser()
+    def _reuse_layers(self, progress: Progress) -> None:
+        path = Path(self.settings.layer_importance_config).expanduser()
         self.experiment.write_layer_importance(self._read_layers(path))
-        report.say(f"    importance of layers from {path}")
+        progress.say(f"    importance of layers from {path}")
 
     def _read_layers(self, path: Path) -> LayerImportance:
         return read_layer_importance(path, self.header.shape.num_layers, self.header.fingerprint)
 
     def _source_of_layers(self) -> dict:
-        calibration = self._calibration(self.settings["layer_importance_samples"])
+        calibration = self._calibration(self.settings.layer_importance_samples)
         return {"fingerprint": self.header.fingerprint, "calibration": calibration, "dtype": self._dtype}
 
     # what both need ---------------------------------------------------------------------------------------------------
@@ -180,29 +184,29 @@ class Measurement:
     def _calibration(self, asked_samples: int) -> dict:
         settings = self.settings
         return {
-            "corpus": settings["corpus"],
+            "corpus": settings.corpus,
             "corpus_sha256": self.corpus.sha256,
             "asked_samples": asked_samples,
-            "seq_len": settings["seq_len"],
-            "seed": settings["seed"],
+            "seq_len": settings.seq_len,
+            "seed": settings.seed,
         }
 
     def _on_own_text(self, source: dict) -> dict:
         """A source of another experiment, its text named as it is here; the path of the text does not change the numbers."""
         calibration = source.get("calibration", {})
-        own = {"corpus": self.settings["corpus"]} if "corpus" in calibration else {}
+        own = {"corpus": self.settings.corpus} if "corpus" in calibration else {}
         return source | ({"calibration": calibration | own} if "calibration" in source else {})
 
     @property
     def _dtype(self) -> str:
-        return str(resolve_dtype(self.settings["dtype"], resolve_device(self.settings["device"]))).removeprefix("torch.")
+        return str(resolve_dtype(self.settings.dtype, resolve_device(self.settings.device))).removeprefix("torch.")
 
-    def _draw(self, report: RunReport, loaded: LoadedModel, count: int) -> torch.Tensor:
+    def _draw(self, progress: Progress, loaded: LoadedModel, count: int) -> torch.Tensor:
         settings, corpus = self.settings, self.corpus
-        samples = draw_samples(corpus, loaded.tokenizer, count, settings["seq_len"], settings["seed"])
+        samples = draw_samples(corpus, loaded.tokenizer, count, settings.seq_len, settings.seed)
         if len(samples) < count:
-            report.say(f"    the text gives {len(samples)} windows, {count} were asked for: all are used")
-        report.progress(0, len(samples))
+            progress.say(f"    the text gives {len(samples)} windows, {count} were asked for: all are used")
+        progress.advance(0, len(samples))
         return samples
 
     def _others(self, file: str) -> list[Experiment]:
@@ -223,13 +227,13 @@ def _readable(read, path: Path):
         return None
 
 
-def measure(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
+def measure(run: Run) -> None:
     """Measures the importance of every group and of every layer, unless the same was measured before."""
-    with report.step("load"):
-        header = open_model(experiment, report, settings, permissions)
-        measurement = Measurement(experiment, settings, header)
-        if measurement.taken_over(report):
+    with run.progress.step("load"):
+        header = open_model(run)
+        measurement = Measurement(run.experiment, run.settings, header)
+        if measurement.taken_over(run.progress):
             return
-        loaded = warm_model(header, settings, permissions)
-    report.skip("baseline", "the model is not cut")
-    measurement.run(report, loaded)
+        loaded = warm_model(header, run.settings, run.permissions)
+    run.progress.skip("baseline", "the model is not cut")
+    measurement.run(run.progress, loaded)

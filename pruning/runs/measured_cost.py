@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..experiment import COST_FILE, Experiment
 from ..files import naming_damage
 from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
+from ..settings import Settings
 
 _WHERE = ("dtype", "device", "attn_implementation", "gradient_batch_size")
 # What decides how long one step and one evaluation take; the rest decides how many there are.
@@ -38,15 +39,15 @@ class Measured:
     device: str | None = None
     free_bytes: int | None = None
 
-    def is_of(self, settings: dict) -> bool:
+    def is_of(self, settings: Settings) -> bool:
         """Whether a step and an evaluation under these settings take as long."""
         return self.of_step is not None and self._agrees(settings, (*_OF_A_STEP, *_OF_AN_EVALUATION, *_WHERE))
 
-    def is_of_repair(self, settings: dict) -> bool:
+    def is_of_repair(self, settings: Settings) -> bool:
         """Whether the repair that these settings ask for takes as long."""
         return self.of_repair is not None and self._agrees(settings, (*_OF_THE_REPAIR, *_WHERE))
 
-    def is_of_text(self, settings: dict) -> bool:
+    def is_of_text(self, settings: Settings) -> bool:
         """Whether these settings train on as many windows."""
         return self.windows is not None and self._agrees(settings, _OF_THE_TEXT)
 
@@ -54,8 +55,8 @@ class Measured:
         """Seconds of a training, evaluations before its first and after its last step included."""
         return steps * self.of_step + (steps // eval_steps + 2) * self.of_evaluation
 
-    def _agrees(self, settings: dict, names: tuple[str, ...]) -> bool:
-        return all(_weighed(name, self.settings) == _weighed(name, settings) for name in names)
+    def _agrees(self, settings: Settings, names: tuple[str, ...]) -> bool:
+        return all(_weighed(name, self.settings) == _weighed(name, settings.as_dict()) for name in names)
 
 
 def read_measured(experiment: Experiment) -> Measured | None:

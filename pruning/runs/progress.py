@@ -27,20 +27,15 @@ _SECONDS_BETWEEN_WRITES = 0.25
 _SECONDS_BETWEEN_LINES = 2.0  # progress lines in a log; a terminal gets one line that changes
 
 
-class RunReport:
-    """Progress of one run of one experiment. Use as `with RunReport(...) as report:`; it records how the run ended."""
+class Progress:
+    """Progress of one run of one experiment. Use as `with Progress(...) as progress:`; it records how the run ended."""
 
     def __init__(self, experiment: Experiment, kind: str, console: bool = False):
         self.experiment = experiment
         started = time.time()
         log = experiment.path(datetime.now().strftime("%Y%m%d_%H%M%S"), "training.log")
         self.status = JobStatus(
-            kind,
-            RUNNING,
-            started=started,
-            updated=started,
-            process=this_process(),
-            log=str(log.relative_to(experiment.folder)),
+            kind, RUNNING, started=started, updated=started, process=this_process(), log=str(log.relative_to(experiment.folder))
         )
         self.seconds: dict[str, float] = {}
         self._log = _logger(log, console)
@@ -48,7 +43,7 @@ class RunReport:
         self._bar: tqdm | None = None  # on a terminal, while a step reports progress
         self._last_write = self._last_line = 0.0
 
-    def __enter__(self) -> "RunReport":
+    def __enter__(self) -> "Progress":
         self._write()
         return self
 
@@ -95,7 +90,7 @@ class RunReport:
         """Marks an optional step as skipped."""
         self._log.info(f"[Step {step_number(name)}/{len(STEPS)}] {STEPS[name]}: skipped ({why})")
 
-    def progress(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int) -> None:
         """So many units of the current step are done; raises Cancelled when the person asked to stop.
 
         The rate counts from the start of the step, or from the last report of 0 units done.

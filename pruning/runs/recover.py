@@ -7,7 +7,7 @@ One that is refused also leaves an earlier training that was stopped, with the s
 """
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +26,13 @@ from ..model.training import check_targets, trained_weights
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
 from ..planning.recovery_cost import recovery_cost
-from .context import load_held_out, saved_dtype
+from ..settings import Settings
+from .context import Run, load_held_out, saved_dtype
+from .measured_cost import FORMAT_VERSION as COST_VERSION
 from .permissions import Permissions
-from .progress import RunReport
-from .recovery_request import COST_VERSION, OF_A_MEASUREMENT, cost_asked_for, forget_request, needs_repair, recovery_asked_for
+from .recovery_settings import OF_A_MEASUREMENT, needs_repair
 from .repair import repair, repaired_weights, seconds_of_repair, text_of_repair
+from .requests import forget_request, settings_asked_for
 from .results import record_perplexity, round_as_saved, save_and_check, was_measured
 from .train import (
     STOPPED,
@@ -50,102 +52,92 @@ from .train import (
 )
 
 
-def recover(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
+def recover(run: Run) -> None:
     """The job: does what was asked for, or else what the settings say, as a run goes on with its training."""
     try:
-        repair_and_train(experiment, report, settings | recovery_asked_for(experiment), permissions)
+        repair_and_train(run.by(replace(run.settings, **settings_asked_for(run.experiment, "recover"))))
     except (Cancelled, KeyboardInterrupt):
         raise  # what was asked for may be gone on with
     except Exception:
-        forget_request(experiment)
+        forget_request(run.experiment)
         raise
-    forget_request(experiment)
+    forget_request(run.experiment)
 
 
-def repair_and_train(
-    experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()
-) -> None:
+def repair_and_train(run: Run) -> None:
     """Repairs (`reconstruct`) and trains (`finetune`) the model that a cut saved, and puts the result in its place.
 
     Goes on with a training of the same settings that was stopped. A cancel during the training saves the best state so far.
     """
-    with experiment.draft() as draft:
+    with run.experiment.draft() as draft:
         ready = None
         try:
-            ready = _prepare(experiment, draft, report, settings, permissions)
+            ready = _prepare(run, draft)
         finally:
             # the others wait for it
-            processes.from_first((settings, _cut_model_folder(experiment, draft)) if ready else None)
+            processes.from_first((run.settings, _cut_model_folder(run.experiment, draft)) if ready else None)
         if ready:
-            train_and_save(experiment, draft, report, settings, *ready, permissions)
+            train_and_save(run, draft, *ready, run.permissions)
 
 
 def _prepare(
-    experiment: Experiment, draft: Experiment, report: RunReport, settings: dict, permissions: Permissions
+    run: Run, draft: Experiment
 ) -> tuple[LoadedModel, PreTrainedModel, TrainingData, HeldOutText, float | None] | None:
     """All that comes before the training, and what the training begins with; None where none is left to do."""
-    if not (settings["reconstruct"] or settings["finetune"]):
+    if not (run.settings.reconstruct or run.settings.finetune):
         raise PruningError("recover_nothing")
-    if not experiment.is_recoverable:
+    if not run.experiment.is_recoverable:
         raise PruningError("step_needs", step="recovery", needed="a cut with a saved model")
-    repairs = needs_repair(experiment, settings)
-    is_done = settings["resume"] and not repairs and is_trained(experiment, settings)
-    trains = settings["finetune"] and not is_done
+    repairs = needs_repair(run.experiment, run.settings)
+    is_done = run.settings.resume and not repairs and is_trained(run.experiment, run.settings)
+    trains = run.settings.finetune and not is_done
     if not (repairs or trains):
-        report.say("    this recovery is complete; nothing is left to do")
+        run.progress.say("    this recovery came to its end; nothing is left to do")
         return None
-    with report.step("load"):
-        loaded = _load_from(experiment.keep_cut_model(), settings)
-        repaired = ", repaired" if experiment.has(REPAIR_FILE) else ""
-        report.say(f"    the cut model{repaired}: {loaded.header.shape.parameters:,} parameters")
-    text = load_held_out(settings, loaded)
-    data = training_data(settings, loaded, text) if trains else None
-    _refuse_what_cannot_be(experiment, settings, loaded, repairs, trains, permissions)
-    if not settings["overwrite"]:
-        refuse_to_give_up(experiment, settings, data, repairs or experiment.has(REPAIR_FILE))
-        if not trains and experiment.has(RECOVERY_FILE):
+    with run.progress.step("load"):
+        loaded = _load_from(run.experiment.keep_cut_model(), run.settings)
+        repaired = ", repaired" if run.experiment.has(REPAIR_FILE) else ""
+        run.progress.say(f"    the cut model{repaired}: {loaded.header.shape.parameters:,} parameters")
+    text = load_held_out(run.settings, loaded)
+    data = training_data(run.settings, loaded, text) if trains else None
+    _refuse_what_cannot_be(run.experiment, run.settings, loaded, repairs, trains, run.permissions)
+    if not run.settings.overwrite:
+        refuse_to_give_up(run.experiment, run.settings, data, repairs or run.experiment.has(REPAIR_FILE))
+        if not trains and run.experiment.has(RECOVERY_FILE):
             raise PruningError("repair_replaces")
-    for each in (experiment, draft):
-        each.write_settings(settings | {"resume": False, "dry_run": False, "overwrite": False})
-    forget_request(experiment)
-    line = _judge_missing(experiment, draft, report, settings, loaded, text, data, permissions)
+    for each in (run.experiment, draft):
+        each.write_settings(replace(run.settings, resume=False, dry_run=False, overwrite=False))
+    forget_request(run.experiment)
+    line = _judge_missing(run, draft, loaded, text, data)
     if repairs:
-        _repair_cut_model(experiment, draft, report, settings, loaded, text, permissions)
-        if not (trains and experiment.has(RECOVERY_FILE)):  # else model/ stays a trained one until the next one is kept
-            experiment.take(draft)
-            experiment.forget_checkpoints()  # of a training that began without the repair
+        _repair_cut_model(run, draft, loaded, text)
+        if not (trains and run.experiment.has(RECOVERY_FILE)):  # else a trained model stands there, until the next one is kept
+            run.experiment.take(draft)
+            run.experiment.forget_checkpoints()  # of a training that began without the repair
     return (loaded, loaded.model, data, text, line) if data else None
 
 
 def _refuse_what_cannot_be(
-    experiment: Experiment, settings: dict, loaded: LoadedModel, repairs: bool, trains: bool, permissions: Permissions
+    experiment: Experiment, settings: Settings, loaded: LoadedModel, repairs: bool, trains: bool, permissions: Permissions
 ) -> None:
     """Raises PruningError for what would else be found after an hour of work, or when a stopped training is gone already."""
     if trains:
         check_targets(loaded.model, training_from_settings(settings, 1))
-    if repairs or (trains and settings["distill_weight"]):
+    if repairs or (trains and settings.distill_weight):
         _source_header(experiment, settings, permissions)
     if repairs:
         text_of_repair(settings, loaded)
 
 
-def _repair_cut_model(
-    experiment: Experiment,
-    draft: Experiment,
-    report: RunReport,
-    settings: dict,
-    loaded: LoadedModel,
-    text: HeldOutText,
-    permissions: Permissions,
-) -> None:
+def _repair_cut_model(run: Run, draft: Experiment, loaded: LoadedModel, text: HeldOutText) -> None:
     """Repairs the loaded model, judges and saves it: model and cut model of the draft are the repaired one."""
-    source = _source(experiment, settings, permissions)
-    if experiment.has(REPAIR_FILE):
-        report.say("    the earlier repair is undone first")
-        undo_repair(source.model, loaded.model, experiment.read_plan())
-    content = repair_and_judge(draft, report, settings, source, loaded.model, experiment.read_plan(), text)
+    source = _source(run.experiment, run.settings, run.permissions)
+    if run.experiment.has(REPAIR_FILE):
+        run.progress.say("    the repair that was made before is undone first")
+        undo_repair(source.model, loaded.model, run.experiment.read_plan())
+    content = repair_and_judge(run.on(draft), source, loaded.model, run.experiment.read_plan(), text)
     draft.write(content, REPAIR_FILE)
-    save_and_check(draft, report, loaded, loaded.model, settings, changed=repaired_weights(draft))
+    save_and_check(run.on(draft), loaded, loaded.model, changed=repaired_weights(draft))
     draft.keep_cut_model()
 
 
@@ -160,23 +152,23 @@ def assist(experiment: Experiment, permissions: Permissions = Permissions()) -> 
     assist_training(experiment, settings, loaded.model, data, partial(_teacher, experiment, settings, permissions))
 
 
-def measure_cost(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
+def measure_cost(run: Run) -> None:
     """Writes recovery_cost.json: what the recovery would take that this file asks for, or else the settings.
 
     Changes nothing else: the settings stay those of the run that left them, which may be gone on with.
     """
-    asked = settings | cost_asked_for(experiment)
-    with report.step("recovery", detail="a short measurement of what it takes"):
-        cost = cost_of_recovery(experiment, asked, permissions)
-        measured_with = {name: asked[name] for name in OF_A_MEASUREMENT}
-        experiment.write({"format_version": COST_VERSION, "settings": measured_with} | cost, COST_FILE)
+    asked = replace(run.settings, **settings_asked_for(run.experiment, "cost"))
+    with run.progress.step("recovery", detail="a short measurement of what it takes"):
+        cost = cost_of_recovery(run.experiment, asked, run.permissions)
+        measured_with = asked.of(OF_A_MEASUREMENT)
+        run.experiment.write({"format_version": COST_VERSION, "settings": measured_with} | cost, COST_FILE)
         if cost["repair_seconds"] is not None:
-            report.say(f"    the repair about {cost['repair_seconds']:.0f} s")
-        if asked["finetune"]:
-            report.say(f"    {cost['steps']:,} steps, about {cost['seconds']:.0f} s")
+            run.progress.say(f"    the repair about {cost['repair_seconds']:.0f} s")
+        if asked.finetune:
+            run.progress.say(f"    {cost['steps']:,} steps, about {cost['seconds']:.0f} s")
 
 
-def cost_of_recovery(experiment: Experiment, settings: dict, permissions: Permissions = Permissions()) -> dict:
+def cost_of_recovery(experiment: Experiment, settings: Settings, permissions: Permissions = Permissions()) -> dict:
     """What the settings ask for takes: bytes that are free where it computes (`device`), seconds of the repair, and of a
     training parameters, bytes at the peak, windows, tokens, steps and seconds, from a step and an evaluation that are timed.
 
@@ -184,20 +176,20 @@ def cost_of_recovery(experiment: Experiment, settings: dict, permissions: Permis
     """
     if not experiment.is_recoverable:
         raise PruningError("step_needs", step="recovery", needed="a cut with a saved model")
-    device = resolve_device(settings["device"])
-    here = {"device": device.type, "free_bytes": free_bytes(settings["device"])}
+    device = resolve_device(settings.device)
+    here = {"device": device.type, "free_bytes": free_bytes(settings.device)}
     loaded = load(open_checkpoint(str(experiment.cut_model_folder)), settings)
     repairs = needs_repair(experiment, settings)
-    distils = settings["finetune"] and settings["distill_weight"]
+    distils = settings.finetune and settings.distill_weight
     source = _source(experiment, settings, permissions) if repairs or distils else None
     seconds = seconds_of_repair(settings, source, loaded.model, experiment.read_plan()) if repairs else None
     cost = here | {"repair_seconds": seconds}
-    if not settings["finetune"]:
+    if not settings.finetune:
         return cost
     return cost | _cost_of_training(experiment, settings, loaded, source.model if distils else None)
 
 
-def _cost_of_training(experiment: Experiment, settings: dict, loaded: LoadedModel, teacher: PreTrainedModel | None) -> dict:
+def _cost_of_training(experiment: Experiment, settings: Settings, loaded: LoadedModel, teacher: PreTrainedModel | None) -> dict:
     data = training_data(settings, loaded, load_held_out(settings, loaded))
     cost = recovery_cost(
         loaded.header.shape, experiment.shape(), settings, len(data.text), loaded.model.dtype.itemsize, processes.count()
@@ -207,31 +199,25 @@ def _cost_of_training(experiment: Experiment, settings: dict, loaded: LoadedMode
 
 
 def repair_and_judge(
-    experiment: Experiment,
-    report: RunReport,
-    settings: dict,
-    source: LoadedModel,
-    pruned: PreTrainedModel,
-    plan: PruningPlan,
-    text: HeldOutText | None,
+    run: Run, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan, text: HeldOutText | None
 ) -> dict:
     """Repairs a cut model; records its perplexity where there is a text, and what it writes. Returns repair.json."""
     if text is not None:
-        warn_of_shared_text(experiment, report, settings, "repaired", settings["corpus"])
-    content = repair(report, settings, source, pruned, plan)
-    experiment.update_metrics(repair={"matrices": len(content["matrices"]), "tokens": content["calibration"]["tokens"]})
+        warn_of_shared_text(run, "repaired", run.settings.corpus)
+    content = repair(run, source, pruned, plan)
+    run.experiment.update_metrics(repair={"matrices": len(content["matrices"]), "tokens": content["calibration"]["tokens"]})
     if text is not None:
-        with report.step("recovery", len(text.windows), "windows", detail="perplexity of the repaired model"):
-            record_perplexity(experiment, report, "repaired", pruned, text, settings)
-        _warn_of_a_worse_model(experiment, report)
-    _write_sample(experiment, "repaired", pruned, source, settings)
+        with run.progress.step("recovery", len(text.windows), "windows", detail="perplexity of the repaired model"):
+            record_perplexity(run, "repaired", pruned, text)
+        _warn_of_a_worse_model(run)
+    _write_sample(run.experiment, "repaired", pruned, source, run.settings)
     return content
 
 
-def _warn_of_a_worse_model(experiment: Experiment, report: RunReport) -> None:
-    cut, repaired = (_perplexity_of(experiment, stage) for stage in ("after", "repaired"))
+def _warn_of_a_worse_model(run: Run) -> None:
+    cut, repaired = (_perplexity_of(run.experiment, stage) for stage in ("after", "repaired"))
     if cut is not None and repaired is not None and repaired > cut:
-        report.say(f"    the repair made perplexity worse ({cut:.2f} -> {repaired:.2f}): try more reconstruct_tokens")
+        run.progress.say(f"    the repair made perplexity worse ({cut:.2f} -> {repaired:.2f}): try more reconstruct_tokens")
 
 
 def _perplexity_of(experiment: Experiment, stage: str) -> float | None:
@@ -242,16 +228,13 @@ def _perplexity_of(experiment: Experiment, stage: str) -> float | None:
 
 
 def train_and_save(
-    experiment: Experiment,
+    run: Run,
     draft: Experiment,
-    report: RunReport,
-    settings: dict,
     loaded: LoadedModel,
     pruned: PreTrainedModel,
     data: TrainingData,
     text: HeldOutText,
     perplexity_before: float | None,
-    permissions: Permissions,
     save: bool = True,
     plan: PruningPlan | None = None,
 ) -> None:
@@ -259,31 +242,31 @@ def train_and_save(
     that where training was cancelled. `plan`: how `loaded` was cut, where it is the model before the cut.
     """
     if save:
-        experiment.keep_cut_model()
-    warn_of_shared_text(draft, report, settings, "recovered", settings["finetune_corpus"] or settings["corpus"])
+        run.experiment.keep_cut_model()
+    warn_of_shared_text(run.on(draft), "recovered", run.settings.finetune_corpus or run.settings.corpus)
     lines = Lines(perplexity_before, draft.has(REPAIR_FILE))
-    teacher = partial(_teacher, experiment, settings, permissions)
-    again = partial(_model_as_cut, experiment, draft, settings)
+    teacher = partial(_teacher, run.experiment, run.settings, run.permissions)
+    again = partial(_model_as_cut, run.experiment, draft, run.settings)
     adapter = draft.path(ADAPTER_FOLDER)
-    result, course = train_cut_model(experiment, report, settings, pruned, data, lines, teacher, again, adapter)
-    round_as_saved(result.model, saved_dtype(loaded, settings))
-    with report.step("recovery", len(text.windows), "windows", detail="perplexity of the recovered model"):
-        record_perplexity(draft, report, "recovered", result.model, text, settings)
-    _write_sample(draft, "recovered", result.model, loaded, settings)
-    draft.update_metrics(recovery=training_in_short(settings, data, result))
+    result, course = train_cut_model(run, pruned, data, lines, teacher, again, adapter)
+    round_as_saved(result.model, saved_dtype(loaded, run.settings))
+    with run.progress.step("recovery", len(text.windows), "windows", detail="perplexity of the recovered model"):
+        record_perplexity(run.on(draft), "recovered", result.model, text)
+    _write_sample(draft, "recovered", result.model, loaded, run.settings)
+    draft.update_metrics(recovery=training_in_short(run.settings, data, result))
     draft.write(course, RECOVERY_FILE)
-    if result.was_cancelled and _is_no_better(draft, experiment):
-        report.say("    the model of the earlier recovery is as good or better, so it stays")
-        write_course(experiment, course | {"state": STOPPED})
+    if result.was_cancelled and _is_no_better(draft, run.experiment):
+        run.progress.say("    the model that was recovered before is as good or better, so it stays")
+        write_course(run.experiment, course | {"state": STOPPED})
         raise Cancelled()
     if save:
-        changed = repaired_weights(draft) | trained_weights(result.model, training_from_settings(settings, len(data.text)))
-        save_and_check(draft, report, loaded, result.model, settings, plan, changed)
-    experiment.take(draft)
+        changed = repaired_weights(draft) | trained_weights(result.model, training_from_settings(run.settings, len(data.text)))
+        save_and_check(run.on(draft), loaded, result.model, plan, changed)
+    run.experiment.take(draft)
     if result.was_cancelled:
-        write_course(experiment, course)  # its checkpoint stays, to continue from
+        write_course(run.experiment, course)  # its checkpoint stays, to go on from
         raise Cancelled()
-    experiment.forget_checkpoints()
+    run.experiment.forget_checkpoints()
 
 
 def _is_no_better(draft: Experiment, experiment: Experiment) -> bool:
@@ -297,7 +280,7 @@ def _is_no_better(draft: Experiment, experiment: Experiment) -> bool:
 # parts ----------------------------------------------------------------------------------------------------------------
 
 
-def _load_from(folder: Path, settings: dict) -> LoadedModel:
+def _load_from(folder: Path, settings: Settings) -> LoadedModel:
     return load(open_checkpoint(str(folder)), _on_own_device(settings))
 
 
@@ -306,66 +289,59 @@ def _cut_model_folder(experiment: Experiment, draft: Experiment) -> Path:
     return (draft if draft.has(CUT_MODEL_FOLDER) else experiment).cut_model_folder
 
 
-def _model_as_cut(experiment: Experiment, draft: Experiment, settings: dict) -> PreTrainedModel:
+def _model_as_cut(experiment: Experiment, draft: Experiment, settings: Settings) -> PreTrainedModel:
     return _load_from(_cut_model_folder(experiment, draft), settings).model
 
 
-def _source(experiment: Experiment, settings: dict, permissions: Permissions) -> LoadedModel:
-    """The model before the cut; raises PruningError when it is gone, or another one is there."""
+def _source(experiment: Experiment, settings: Settings, permissions: Permissions) -> LoadedModel:
+    """The model before the cut; raises PruningError when it is not there any more, or another one stands there."""
     header = _source_header(experiment, settings, permissions)
     return load(header, _on_own_device(settings), permissions.trust_remote_code)
 
 
-def _source_header(experiment: Experiment, settings: dict, permissions: Permissions) -> CheckpointHeader:
-    header = open_checkpoint(settings["base_model"], permissions.token, permissions.trust_remote_code)
+def _source_header(experiment: Experiment, settings: Settings, permissions: Permissions) -> CheckpointHeader:
+    header = open_checkpoint(settings.base_model, permissions.token, permissions.trust_remote_code)
     known = experiment.description()["fingerprint"]
     if header.fingerprint != known:
         raise PruningError("plan_other_model", path=experiment.folder, found=known[:12], expected=header.fingerprint[:12])
     return header
 
 
-def _teacher(experiment: Experiment, settings: dict, permissions: Permissions) -> PreTrainedModel:
+def _teacher(experiment: Experiment, settings: Settings, permissions: Permissions) -> PreTrainedModel:
     return _source(experiment, settings, permissions).model
 
 
-def _on_own_device(settings: dict) -> dict:
-    return settings | {"device": processes.device(settings["device"])}
+def _on_own_device(settings: Settings) -> Settings:
+    return replace(settings, device=processes.device(settings.device))
 
 
 def _judge_missing(
-    experiment: Experiment,
-    draft: Experiment,
-    report: RunReport,
-    settings: dict,
-    loaded: LoadedModel,
-    text: HeldOutText,
-    data: TrainingData | None,
-    permissions: Permissions,
+    run: Run, draft: Experiment, loaded: LoadedModel, text: HeldOutText, data: TrainingData | None
 ) -> float | None:
     """Records in the draft perplexities that the cut did not, and returns the unpruned model's on the validation windows.
 
     None where nothing is trained, or where the unpruned model is not there any more.
     """
-    stage = "repaired" if experiment.has(REPAIR_FILE) else "after"
+    stage = "repaired" if run.experiment.has(REPAIR_FILE) else "after"
     if not was_measured(draft, stage, text):
-        with report.step("perplexity", len(text.windows), "windows"):
-            record_perplexity(draft, report, stage, loaded.model, text, settings)
-        _note(experiment, draft, stage)
+        with run.progress.step("perplexity", len(text.windows), "windows"):
+            record_perplexity(run.on(draft), stage, loaded.model, text)
+        _note(run.experiment, draft, stage)
     if data is None:
         return None
-    earlier = earlier_training(experiment) or {}
+    earlier = earlier_training(run.experiment) or {}
     if earlier.get("validation") == data.validated_on:
         return earlier["lines"]["before"]
     try:
-        source = _source(experiment, settings, permissions)
+        source = _source(run.experiment, run.settings, run.permissions)
     except PruningError as error:
-        report.say(f"    no line for the model before the cut: {error}")
+        run.progress.say(f"    no line for the model before the cut: {error}")
         return None
     if not was_measured(draft, "before", text):
-        with report.step("baseline", len(text.windows), "windows"):
-            record_perplexity(draft, report, "before", source.model, text, settings)
-        _note(experiment, draft, "before")
-    return validation_perplexity(report, settings, source.model, data)
+        with run.progress.step("baseline", len(text.windows), "windows"):
+            record_perplexity(run.on(draft), "before", source.model, text)
+        _note(run.experiment, draft, "before")
+    return validation_perplexity(run, source.model, data)
 
 
 def _note(experiment: Experiment, draft: Experiment, stage: str) -> None:
@@ -375,13 +351,13 @@ def _note(experiment: Experiment, draft: Experiment, stage: str) -> None:
         experiment.update_metrics(basis=figures["basis"], perplexity={stage: figures["perplexity"][stage]})
 
 
-def validation_perplexity(report: RunReport, settings: dict, model: PreTrainedModel, data: TrainingData) -> float:
-    """Perplexity of the unpruned model on the validation windows: the line that a training is compared with."""
-    with report.step("baseline", len(data.validation), "windows", detail="on validation text"):
-        return perplexity(model, data.validation, 2 * settings["gradient_batch_size"], report.progress)
+def validation_perplexity(run: Run, model: PreTrainedModel, data: TrainingData) -> float:
+    """Perplexity of the unpruned model on the validation windows: the line that a training is held against."""
+    with run.progress.step("baseline", len(data.validation), "windows", detail="on validation text"):
+        return perplexity(model, data.validation, run.batch_size, run.progress.advance)
 
 
-def _write_sample(experiment: Experiment, stage: str, model: PreTrainedModel, loaded: LoadedModel, settings: dict) -> None:
+def _write_sample(experiment: Experiment, stage: str, model: PreTrainedModel, loaded: LoadedModel, settings: Settings) -> None:
     path = experiment.path(SAMPLES_FILE)
-    written = read_json(path, 1) if path.exists() else {"format_version": 1, "prompt": settings["prompt"]}
+    written = read_json(path, 1) if path.exists() else {"format_version": 1, "prompt": settings.prompt}
     write_json(path, written | {stage: continue_text(model, loaded.tokenizer, written["prompt"])})

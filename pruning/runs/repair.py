@@ -15,38 +15,38 @@ from ..model.checkpoint import LoadedModel
 from ..model.repair import DAMPING, RepairedMatrix, reconstruct, seconds_to_reconstruct
 from ..planning.kept_indices import tensor_cut
 from ..planning.plan import PruningPlan
-from .context import saved_dtype
-from .progress import RunReport
-from .recovery_request import repair_asked_for
+from ..settings import Settings
+from .context import Run, saved_dtype
+from .recovery_settings import repair_asked_for
 from .results import round_as_saved
 from .train import FORMAT_VERSION
 
 
-def repair(report: RunReport, settings: dict, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan) -> dict:
+def repair(run: Run, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan) -> dict:
     """Repairs the cut model in closed form, to weights as its files can hold; frees the source's. Returns repair.json."""
-    corpus = text_of_repair(settings, source)
-    with report.step("recovery", len(plan.kept_layers), "layers", detail="repair"):
-        samples = _windows_of_repair(settings, source, corpus)
+    corpus = text_of_repair(run.settings, source)
+    with run.progress.step("recovery", len(plan.kept_layers), "layers", detail="repair"):
+        samples = _windows_of_repair(run.settings, source, corpus)
         # No backward pass: twice the windows of a gradient's batch fit.
         repaired = reconstruct(
             source.model,
             pruned,
             plan,
             samples,
-            2 * settings["gradient_batch_size"],
-            report.progress,
-            lambda matrix: report.say(_in_words(matrix)),
+            2 * run.settings.gradient_batch_size,
+            run.progress.advance,
+            lambda matrix: run.progress.say(_in_words(matrix)),
         )
-        report.say(f"    {len(repaired)} matrices repaired on {samples.numel():,} tokens of {corpus.key}")
+        run.progress.say(f"    {len(repaired)} matrices repaired on {samples.numel():,} tokens of {corpus.key}")
     for parameter in source.model.parameters():
         parameter.data = parameter.new_empty(0)
-    round_as_saved(pruned, saved_dtype(source, settings))
+    round_as_saved(pruned, saved_dtype(source, run.settings))
     calibration = {"corpus": corpus.key, "corpus_sha256": corpus.sha256, "tokens": samples.numel()}
-    calibration |= {"seq_len": samples.shape[1], "seed": settings["seed"]}
+    calibration |= {"seq_len": samples.shape[1], "seed": run.settings.seed}
     matrices = [asdict(matrix) for matrix in repaired]
     return {
         "format_version": FORMAT_VERSION,
-        "asked": repair_asked_for(settings),
+        "asked": repair_asked_for(run.settings),
         "calibration": calibration,
         "matrices": matrices,
     }
@@ -62,23 +62,23 @@ def repaired_weights(experiment: Experiment) -> set[str]:
     return {tensor_cut(name, plan).name for name in names}
 
 
-def seconds_of_repair(settings: dict, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan) -> float:
+def seconds_of_repair(settings: Settings, source: LoadedModel, pruned: PreTrainedModel, plan: PruningPlan) -> float:
     """Seconds that the repair takes: its text is read, some of its layers are timed; both models stay as they were."""
     started = time.perf_counter()
     samples = _windows_of_repair(settings, source, text_of_repair(settings, source))
     to_read = time.perf_counter() - started
-    return to_read + seconds_to_reconstruct(source.model, pruned, plan, samples, 2 * settings["gradient_batch_size"])
+    return to_read + seconds_to_reconstruct(source.model, pruned, plan, samples, 2 * settings.gradient_batch_size)
 
 
-def text_of_repair(settings: dict, source: LoadedModel) -> Corpus:
+def text_of_repair(settings: Settings, source: LoadedModel) -> Corpus:
     """What the repair learns from; raises PruningError where there is none, or the model does not see so many tokens."""
-    check_window(settings["seq_len"], source.header.shape.max_position_embeddings)
-    return load_corpus(settings["corpus"], CALIBRATION, settings["text_column"])  # never held-out text
+    check_window(settings.seq_len, source.header.shape.max_position_embeddings)
+    return load_corpus(settings.corpus, CALIBRATION, settings.text_column)  # never held-out text
 
 
-def _windows_of_repair(settings: dict, source: LoadedModel, corpus: Corpus) -> torch.Tensor:
-    windows = math.ceil(settings["reconstruct_tokens"] / settings["seq_len"])
-    return draw_samples(corpus, source.tokenizer, windows, settings["seq_len"], settings["seed"])
+def _windows_of_repair(settings: Settings, source: LoadedModel, corpus: Corpus) -> torch.Tensor:
+    windows = math.ceil(settings.reconstruct_tokens / settings.seq_len)
+    return draw_samples(corpus, source.tokenizer, windows, settings.seq_len, settings.seed)
 
 
 def _in_words(matrix: RepairedMatrix) -> str:

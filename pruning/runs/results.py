@@ -17,21 +17,21 @@ from ..model.held_out import HeldOutText, perplexity
 from ..planning.checkpoint_header import CheckpointHeader, TensorHeader
 from ..planning.matrices import actual_matrix_table, checks, other_tensors
 from ..planning.plan import PruningPlan
-from .context import saved_dtype
+from .context import Run, saved_dtype
 from .export import check_windows, checked
-from .progress import RunReport
+from .progress import Progress
 
 
-def record_perplexity(
-    experiment: Experiment, report: RunReport, stage: str, model: PreTrainedModel, text: HeldOutText, settings: dict
-) -> None:
+def record_perplexity(run: Run, stage: str, model: PreTrainedModel, text: HeldOutText) -> None:
     """Measures the perplexity of a stage (before, after, repaired, recovered) and writes it to metrics.json."""
     # No backward pass here: twice the windows fit, and a person who runs out of memory has one number to lower.
-    batch_size = 2 * settings["gradient_batch_size"]
-    value = perplexity(model, text.windows, batch_size, on_progress=report.progress)
+    batch_size = 2 * run.settings.gradient_batch_size
+    value = perplexity(model, text.windows, batch_size, on_progress=run.progress.advance)
     basis = text.basis
-    experiment.record_perplexity(stage, basis, _finite(value))
-    report.say(f"    perplexity {stage}: {value:.2f} ({basis['dataset']}, seq {basis['seq_len']}, {basis['windows']} windows)")
+    run.experiment.record_perplexity(stage, basis, _finite(value))
+    run.progress.say(
+        f"    perplexity {stage}: {value:.2f} ({basis['dataset']}, seq {basis['seq_len']}, {basis['windows']} windows)"
+    )
 
 
 def was_measured(experiment: Experiment, stage: str, text: HeldOutText) -> bool:
@@ -41,41 +41,37 @@ def was_measured(experiment: Experiment, stage: str, text: HeldOutText) -> bool:
 
 
 def save_and_check(
-    experiment: Experiment,
-    report: RunReport,
-    loaded: LoadedModel,
-    model: PreTrainedModel,
-    settings: dict,
-    plan: PruningPlan | None = None,
-    changed: Iterable[str] = (),
+    run: Run, loaded: LoadedModel, model: PreTrainedModel, plan: PruningPlan | None = None, changed: Iterable[str] = ()
 ) -> None:
     """Writes `model/`, loads it again in a fresh process and compares it with `model` and with the files of `loaded`; its card,
     written last, says that it passed.
 
     `plan` cut what was loaded (None: it is cut already); `changed` names weights of `model` that were repaired or trained.
     """
-    folder = experiment.model_folder
-    with report.step("save", unit="bytes"):
-        dtype, shard = saved_dtype(loaded, settings), settings["max_shard_size"]
-        tokenizer = portable_tokenizer(report, loaded.tokenizer)
-        save_model(model, tokenizer, folder, shard, dtype, report.progress, loaded.header.folder)
-        report.say("    loading it again in a fresh process")
+    folder = run.experiment.model_folder
+    with run.progress.step("save", unit="bytes"):
+        dtype, shard = saved_dtype(loaded, run.settings), run.settings.max_shard_size
+        tokenizer = portable_tokenizer(run.progress, loaded.tokenizer)
+        save_model(model, tokenizer, folder, shard, dtype, run.progress.advance, loaded.header.folder)
+        run.progress.say("    loading it again in a fresh process")
         original = Original(loaded.header.folder, plan, frozenset(changed), loaded.model.dtype)
-        check = check_reload(folder, model, tokenizer, check_windows(settings, loaded.header), original)
-        report.check_cancelled()
+        check = check_reload(folder, model, tokenizer, check_windows(run.settings, loaded.header), original)
+        run.progress.check_cancelled()
         weight_bytes = CheckpointHeader.read(folder).weight_bytes
-        experiment.forget_exports()  # of the model that was here before
-        experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
-        write_whole(folder / PLAN_FILE, experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
-        write_whole(folder / CARD_FILE, model_card(experiment))
-        report.say(f"    {checked(check)}")
+        run.experiment.forget_exports()  # of the model that stood here before
+        run.experiment.update_metrics(export_check={"hf": check}, size_bytes={"after": weight_bytes})
+        write_whole(folder / PLAN_FILE, run.experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
+        write_whole(folder / CARD_FILE, model_card(run.experiment))
+        run.progress.say(f"    {checked(check)}")
 
 
-def portable_tokenizer(report: RunReport, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
+def portable_tokenizer(progress: Progress, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
     """The tokenizer as an export brings it; None, which is said, where it cannot do without code of its model."""
     found = portable(tokenizer)
     if found is None:
-        report.say("    the tokenizer needs code of the model, which is not exported: take it from the source of the model")
+        progress.say(
+            "    the tokenizer needs code of the model, which is not passed on: take it from where the model came from"
+        )
     return found
 
 
@@ -89,23 +85,22 @@ def _finite(value: float) -> float | None:
     return value if value != float("inf") else None
 
 
-def say_plan(report: RunReport, plan: PruningPlan) -> None:
+def say_plan(progress: Progress, plan: PruningPlan) -> None:
     attention, mlp = plan.removed_parameters.sum(axis=0)
-    report.say(f"    {plan.actual_ratio:.2%} of all parameters go: attention {attention:,}, MLP {mlp:,}")
+    progress.say(f"    {plan.actual_ratio:.2%} of all parameters go: attention {attention:,}, MLP {mlp:,}")
 
 
-def say_empty_layers(report: RunReport, plan: PruningPlan) -> None:
+def say_empty_layers(progress: Progress, plan: PruningPlan) -> None:
     if not plan.remove_empty_layers:
-        report.skip("empty_layers")
+        progress.skip("empty_layers")
         return
-    with report.step("empty_layers"):
+    with progress.step("empty_layers"):
         gone = plan.shape.num_layers - len(plan.kept_layers)
-        report.say(f"    {gone} layers removed, {len(plan.kept_layers)} left")
+        progress.say(f"    {gone} layers removed, {len(plan.kept_layers)} left")
 
 
 def describe_cut(
-    experiment: Experiment,
-    report: RunReport,
+    run: Run,
     source: CheckpointHeader,
     before: CheckpointHeader,
     after_cut: CheckpointHeader,
@@ -116,10 +111,10 @@ def describe_cut(
 
     `source` are the files, `before` and `after_cut` the tensors that are compared, `dtype` what is saved.
     """
-    with report.step("statistics"):
+    with run.progress.step("statistics"):
         matrices = actual_matrix_table(before, after_cut, plan)
         after = plan.shape_after.parameters
-        experiment.update_metrics(
+        run.experiment.update_metrics(
             fingerprint=source.fingerprint,
             parameters={"before": plan.shape.parameters, "after": after},
             ratio={
@@ -131,7 +126,7 @@ def describe_cut(
         )
         others = other_tensors(after_cut, plan)
         failed = [check.key for check in checks(plan, matrices, others) if not check.passed]
-        report.say(f"    {plan.shape.parameters:,} -> {after:,} parameters ({plan.actual_ratio:.2%} removed)")
+        run.progress.say(f"    {plan.shape.parameters:,} -> {after:,} parameters ({plan.actual_ratio:.2%} removed)")
         if failed:
             raise PruningError("unexpected", reason=f"the cut model is not what the plan says: {', '.join(failed)}")
     return matrices

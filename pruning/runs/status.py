@@ -7,7 +7,7 @@ Imports no torch. Knows nothing about what the steps do.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from ..experiment import DONE, JOB_FILE, QUEUED, RUNNING, Experiment, portable
 from ..files import locked, naming_damage, read_json, write_json, write_whole
 from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from ..process import is_alive, this_process
+from ..settings import Settings
+from .requests import Request, write_request
 
 FORMAT_VERSION = 1
 CANCEL_FILE = "cancel"
@@ -23,6 +25,7 @@ FAILED, CANCELLED = "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 ACTIVE = (QUEUED, RUNNING)
 BASELINE, MEASURE = "baseline", "measure"  # kinds of jobs that cut nothing
+CUTS = ("prune", "global", "layer", "uniform", "apply")  # kinds that do
 
 # The eleven steps of a run, in order, with their English names (docs/methods.md section 8).
 STEPS = {
@@ -128,7 +131,7 @@ def write_status(experiment: Experiment, status: JobStatus, sync: bool = True) -
 
 
 def create_experiment(
-    root: str | Path, name: str, settings: dict, kind: str, overwrite: bool = False, files: dict[str, str] | None = None
+    root: str | Path, name: str, settings: Settings, kind: str, overwrite: bool = False, files: dict[str, str] | None = None
 ) -> Experiment:
     """`Experiment.create` with these settings, and text of other files by their names, for a job that this process begins next.
 
@@ -138,27 +141,26 @@ def create_experiment(
     def prepare(new: Experiment) -> None:
         for file, text in (files or {}).items():
             write_whole(new.path(file), text)
-        new.write_settings(portable(settings, Path(root) / name))  # it has that name soon
+        new.write_settings(replace(settings, **portable(settings.as_dict(), Path(root) / name)))  # it has that name soon
         write_status(new, _waiting(kind))
 
     return Experiment.create(root, name, overwrite, prepare)
 
 
-def claim(experiment: Experiment, kind: str, request: Callable[[], None] | None = None, is_ours: bool = False) -> list[Path]:
+def claim(experiment: Experiment, request: Request, is_ours: bool = False) -> list[Path]:
     """Makes the experiment this process's, for a job that it begins next; what asks for a job begins here.
 
-    `request` writes what is asked of the job, once it is sure that no other works on the experiment; `is_ours`: it waits for
-    this job since it was created. Returns what a process that was killed had left half-written, which is removed. Raises
-    PruningError when another job has the experiment, it is gone, or `request` refuses; nothing is changed then.
+    The request is written once it is sure that no other works on the experiment; `is_ours`: it waits for this job since it was
+    created. Returns what a process that was killed had left half-written, which is removed. Raises PruningError when another
+    job has the experiment, or it is gone; nothing is changed then.
     """
     with _held(experiment):
         if not is_ours:
             experiment.refuse_if_worked_on()
-        if request is not None:
-            request()
+        write_request(experiment, request)
         removed = experiment.remove_leftovers()
         experiment.path(CANCEL_FILE).unlink(missing_ok=True)
-        write_status(experiment, _waiting(kind))
+        write_status(experiment, _waiting(request.kind))
         return removed
 
 

@@ -1,30 +1,34 @@
 """The steps of the road: load -> measure -> plan -> cut -> describe -> evaluate -> save. Each reads and writes the folder.
 
     measure   description.txt            ->  global_group_table.csv, layer_importance_config.json
-    try       plans that wait            ->  trials.json: masked perplexity of each
-    learn     a measurement that waits   ->  sensitivity/: how cuts change the loss, masked
+    try       plans that are asked for   ->  trials.json: masked perplexity of each
+    learn     what is asked for          ->  sensitivity/: what cuts do to the loss, masked
     prune     table, plan.json           ->  pruning_analysis.csv, metrics.json, samples.json, model/
     recover   model/                     ->  model/ (the cut one goes to cut_model/), recovery.json, adapter/, repair.json
-    cost      model/                     ->  recovery_cost.json: what the training asked for would take
+    cost      model/, request.json       ->  recovery_cost.json: what the training asked for would take
     pack      model/                     ->  model.zip
-    export    model/, export.json        ->  *.gguf, pytorch_model.bin, model-<dtype>/
+    export    model/, request.json       ->  *.gguf, pytorch_model.bin, model-<dtype>/
 
 The app runs them one by one in its worker; the command line runs them in one go. Same steps, same files.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..experiment import Experiment
+from .context import Run
 from .cut import apply, baseline, prune, whole_run
 from .export import export, pack
 from .measure import measure
 from .permissions import Permissions
-from .progress import RunReport
+from .progress import Progress
 from .recover import measure_cost, recover
+from .requests import arguments_of
 from .sensitivity.run import learn
+from .status import BASELINE, CUTS, MEASURE
 from .try_plans import try_plans
 
-JOBS: dict[str, Callable] = {
+JOBS: dict[str, Callable[[Run], None]] = {
     "measure": measure,
     "prune": prune,
     "recover": recover,
@@ -40,23 +44,20 @@ JOBS: dict[str, Callable] = {
     "baseline": baseline,
 }
 # Jobs that measure or cut; the others use the result.
-ROAD = ("measure", "prune", "global", "layer", "uniform", "apply", "baseline")
+ROAD = (MEASURE, *CUTS, BASELINE)
 
 
 def run(
-    kind: str,
-    experiment: Experiment,
-    console: bool = False,
-    permissions: Permissions = Permissions(),
-    resume: bool = False,
+    kind: str, experiment: Experiment, console: bool = False, permissions: Permissions = Permissions(), resume: bool = False
 ) -> None:
-    """Runs one kind of job on an experiment whose settings are written; `job.json` says how it ended.
+    """Runs one kind of job on an experiment whose settings and request are written; how it ends stands in `job.json`.
 
     Raises PruningError for whatever went wrong. `resume` continues from the last step that was finished.
     """
-    with RunReport(experiment, kind, console) as report:
+    with Progress(experiment, kind, console) as progress:
         if kind in ROAD:
             experiment.write_job(kind)
-        JOBS[kind](experiment, report, experiment.settings | {"resume": resume}, permissions)
-        if report.seconds and kind not in ("try", "cost", "learn"):  # no steps of the road
-            experiment.update_metrics(seconds={name: round(s, 3) for name, s in report.seconds.items()})
+        settings, asked = replace(experiment.settings, resume=resume), arguments_of(experiment, kind)
+        JOBS[kind](Run(experiment, settings, progress, permissions, asked))
+        if progress.seconds and kind in (*ROAD, "recover"):  # an export later does not make the cut's saving take longer
+            experiment.update_metrics(seconds={name: round(s, 3) for name, s in progress.seconds.items()})

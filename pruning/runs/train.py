@@ -32,9 +32,10 @@ from ..model.training import DEFAULT_LEARNING_RATE, Point, Recovered, Training, 
 from ..model.training import recover as train
 from ..model.training_text import TrainingText, load_training_text
 from ..planning.recovery_cost import total_steps
-from ..settings import parts_of
-from .progress import RunReport
-from .recovery_request import OF_TRAINING
+from ..settings import Settings, parts_of
+from .context import Run
+from .progress import Progress
+from .recovery_settings import OF_TRAINING
 from .status import CANCEL_FILE
 
 FORMAT_VERSION = 1
@@ -45,38 +46,38 @@ _VALIDATION_WINDOWS = 128
 _SET_ASIDE = 0.1  # of the training text, where the held-out text has no windows left
 
 
-def warn_of_shared_text(experiment: Experiment, report: RunReport, settings: dict, stage: str, learned: str) -> None:
+def warn_of_shared_text(run: Run, stage: str, learned: str) -> None:
     """Says in log and metrics.json where what a stage learns from is what the model is judged by."""
-    is_shared = are_same_file(learned, settings["eval_corpus"])
+    is_shared = are_same_file(learned, run.settings.eval_corpus)
     warning = str(PruningError("text_shared", learned=learned)) if is_shared else None
     if warning:
-        report.say(f"    {warning}")
-    experiment.update_metrics(warning={stage: warning})
+        run.progress.say(f"    {warning}")
+    run.experiment.update_metrics(warning={stage: warning})
 
 
 # training -------------------------------------------------------------------------------------------------------------
 
 
-def training_from_settings(settings: dict, windows: int) -> Training:
+def training_from_settings(settings: Settings, windows: int) -> Training:
     """How these settings train on so many windows."""
-    method = settings["finetune_method"]
+    method = settings.finetune_method
     return Training(
         steps=total_steps(settings, windows, processes.count()),
         method=method,
-        learning_rate=settings["finetune_lr"] or DEFAULT_LEARNING_RATE[method],
-        batch_size=settings["finetune_batch_size"],
-        accumulation=settings["finetune_accumulation"],
-        warmup=settings["finetune_warmup"],
-        eval_steps=settings["finetune_eval_steps"],
-        max_rise=settings["finetune_max_rise"],
-        gradient_checkpointing=settings["gradient_checkpointing"],
-        seed=settings["seed"],
-        lora_r=settings["lora_r"],
-        lora_alpha=settings["lora_alpha"],
-        lora_dropout=settings["lora_dropout"],
-        lora_targets=parts_of(settings["lora_targets"]),
-        distill_weight=settings["distill_weight"],
-        distill_temperature=settings["distill_temperature"],
+        learning_rate=settings.finetune_lr or DEFAULT_LEARNING_RATE[method],
+        batch_size=settings.finetune_batch_size,
+        accumulation=settings.finetune_accumulation,
+        warmup=settings.finetune_warmup,
+        eval_steps=settings.finetune_eval_steps,
+        max_rise=settings.finetune_max_rise,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=settings.seed,
+        lora_r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        lora_targets=parts_of(settings.lora_targets),
+        distill_weight=settings.distill_weight,
+        distill_temperature=settings.distill_temperature,
     )
 
 
@@ -96,15 +97,15 @@ class TrainingData:
         return {"text": self.validation_key, "windows": count, "seq_len": seq_len, "sha256": digest}
 
 
-def training_data(settings: dict, loaded: LoadedModel, held_out: HeldOutText) -> TrainingData:
+def training_data(settings: Settings, loaded: LoadedModel, held_out: HeldOutText) -> TrainingData:
     """What these settings train on and choose by; `held_out` is what is reported. Raises PruningError when there is none."""
-    seq_len = settings["finetune_seq_len"] or settings["seq_len"]
-    own = "finetune_seq_len" if settings["finetune_seq_len"] else "seq_len"
+    seq_len = settings.finetune_seq_len or settings.seq_len
+    own = "finetune_seq_len" if settings.finetune_seq_len else "seq_len"
     check_window(seq_len, loaded.header.shape.max_position_embeddings, own)
-    name, count = settings["finetune_corpus"] or settings["corpus"], settings["finetune_samples"]
-    text = load_training_text(name, loaded.tokenizer, count, seq_len, settings["seed"], settings["text_column"])
+    name, count = settings.finetune_corpus or settings.corpus, settings.finetune_samples
+    text = load_training_text(name, loaded.tokenizer, count, seq_len, settings.seed, settings.text_column)
     others = windows_left_out(
-        held_out.corpus, loaded.tokenizer, settings["eval_seq_len"], settings["eval_windows"], _VALIDATION_WINDOWS
+        held_out.corpus, loaded.tokenizer, settings.eval_seq_len, settings.eval_windows, _VALIDATION_WINDOWS
     )
     if len(others):
         return TrainingData(text, others, held_out.corpus.key)
@@ -125,9 +126,7 @@ class Lines:
 
 
 def train_cut_model(
-    experiment: Experiment,
-    report: RunReport,
-    settings: dict,
+    run: Run,
     model: PreTrainedModel,
     data: TrainingData,
     lines: Lines,
@@ -139,22 +138,22 @@ def train_cut_model(
 
     Returns what came of it, and what recovery.json says of it once the model is kept.
     """
-    training = training_from_settings(settings, len(data.text))
-    diary = _Diary(experiment, report, settings, training, data, lines)
+    training = training_from_settings(run.settings, len(data.text))
+    diary = _Diary(run.experiment, run.progress, run.settings, training, data, lines)
     teacher = load_teacher() if training.distill_weight else None
     if not diary.goes_on:
-        experiment.forget_checkpoints()
-    experiment.path(RECOVERY_FOLDER).mkdir(exist_ok=True)
-    with report.step("recovery", training.steps, "steps", detail=f"{training.method} training on {data.text.key}"):
+        run.experiment.forget_checkpoints()
+    run.experiment.path(RECOVERY_FOLDER).mkdir(exist_ok=True)
+    with run.progress.step("recovery", training.steps, "steps", detail=f"{training.method} training on {data.text.key}"):
         if data.text.unanswered:
-            report.say(f"    {data.text.unanswered:,} instructions without an answer are left out")
+            run.progress.say(f"    {data.text.unanswered:,} instructions without an answer are left out")
         try:
             result = train(
                 model,
                 data.text,
                 training,
-                experiment.path(RECOVERY_FOLDER),
-                _judge(settings, data, report.check_cancelled),
+                run.experiment.path(RECOVERY_FOLDER),
+                _judge(run.settings, data, run.progress.check_cancelled),
                 diary.add,
                 teacher,
                 adapter_folder,
@@ -165,10 +164,10 @@ def train_cut_model(
             raise
         diary.write(STOPPED if result.was_cancelled else DONE)
         if result.was_cancelled:
-            experiment.path(CANCEL_FILE).unlink(missing_ok=True)  # seen; the best state is kept now
-            report.say("    cancelled: the best state so far is kept")
+            run.experiment.path(CANCEL_FILE).unlink(missing_ok=True)  # heard; what is left is to keep the best
+            run.progress.say("    cancelled: the best state so far is kept")
         best = f"best after step {result.best_step} of {training.steps}"
-        report.say(f"    {best}: perplexity {result.best_perplexity:.2f} on validation text")
+        run.progress.say(f"    {best}: perplexity {result.best_perplexity:.2f} on validation text")
     return result, diary.content(CANCELLED if result.was_cancelled else DONE)
 
 
@@ -177,21 +176,21 @@ def write_course(experiment: Experiment, content: dict) -> None:
     experiment.write(content, RECOVERY_FOLDER, RECOVERY_FILE)
 
 
-def training_in_short(settings: dict, data: TrainingData, result: Recovered) -> dict:
+def training_in_short(settings: Settings, data: TrainingData, result: Recovered) -> dict:
     """What metrics.json says of a training whose model is kept."""
     return {
-        "method": settings["finetune_method"],
+        "method": settings.finetune_method,
         "steps": result.steps,
         "best_step": result.best_step,
         "tokens_per_step": training_from_settings(settings, len(data.text)).tokens_per_step(data.text.seq_len),
         "trained_parameters": result.trained_parameters,
-        "distill_weight": settings["distill_weight"],
+        "distill_weight": settings.distill_weight,
     }
 
 
 def assist_training(
     experiment: Experiment,
-    settings: dict,
+    settings: Settings,
     model: PreTrainedModel,
     data: TrainingData,
     load_teacher: Callable[[], PreTrainedModel],
@@ -202,9 +201,9 @@ def assist_training(
     train(model, data.text, training, experiment.path(RECOVERY_FOLDER), _judge(settings, data), teacher=teacher)
 
 
-def measure_seconds(settings: dict, model: PreTrainedModel, data: TrainingData, teacher: PreTrainedModel | None) -> dict:
+def measure_seconds(settings: Settings, model: PreTrainedModel, data: TrainingData, teacher: PreTrainedModel | None) -> dict:
     """Seconds of one step and of one evaluation, timed, and of the whole training by them; `model` changes."""
-    training, batch_size = training_from_settings(settings, len(data.text)), 2 * settings["gradient_batch_size"]
+    training, batch_size = training_from_settings(settings, len(data.text)), 2 * settings.gradient_batch_size
     some = data.validation[:batch_size]
     perplexity(model, some, batch_size)  # warms up
     started = time.perf_counter()
@@ -218,17 +217,17 @@ def measure_seconds(settings: dict, model: PreTrainedModel, data: TrainingData, 
 
 
 def _judge(
-    settings: dict, data: TrainingData, check_cancelled: Callable[[], None] = lambda: None
+    settings: Settings, data: TrainingData, check_cancelled: Callable[[], None] = lambda: None
 ) -> Callable[[nn.Module], float]:
     """Perplexity on the validation windows. Of several processes none may leave an evaluation that the others are in."""
     check = check_cancelled if processes.count() == 1 else lambda: None
-    return lambda model: perplexity(model, data.validation, 2 * settings["gradient_batch_size"], lambda *_: check())
+    return lambda model: perplexity(model, data.validation, 2 * settings.gradient_batch_size, lambda *_: check())
 
 
-def _identity(settings: dict, training: Training, data: TrainingData, began_repaired: bool) -> dict:
-    """All that must be the same for a stopped training to continue."""
+def _identity(settings: Settings, training: Training, data: TrainingData, began_repaired: bool) -> dict:
+    """All that must be the same for a training that was stopped to go on."""
     return {
-        "settings": {name: settings[name] for name in OF_TRAINING},
+        "settings": settings.of(OF_TRAINING),
         "learning_rate": training.learning_rate,
         "text": data.text.key,
         "text_sha256": data.text.sha256,
@@ -240,8 +239,8 @@ def _identity(settings: dict, training: Training, data: TrainingData, began_repa
     }
 
 
-def refuse_to_give_up(experiment: Experiment, settings: dict, data: TrainingData | None, begins_repaired: bool) -> None:
-    """Raises PruningError if what these settings ask for would replace a training that was stopped.
+def refuse_to_give_up(experiment: Experiment, settings: Settings, data: TrainingData | None, begins_repaired: bool) -> None:
+    """Raises PruningError where what these settings ask for would take the place of a training that was stopped.
 
     `data` None: no training is asked for. A training that failed is not worth continuing; the best state of one that was
     cancelled is in model/.
@@ -275,13 +274,13 @@ class _Diary:
     def __init__(
         self,
         experiment: Experiment,
-        report: RunReport,
-        settings: dict,
+        progress: Progress,
+        settings: Settings,
         training: Training,
         data: TrainingData,
         lines: Lines,
     ):
-        self.experiment, self.report, self.total = experiment, report, training.steps
+        self.experiment, self.progress, self.total = experiment, progress, training.steps
         self.fixed = _identity(settings, training, data, lines.began_repaired)
         self.perplexity_before = lines.perplexity_before
         self.points: list[dict] = self._earlier_points()
@@ -294,15 +293,15 @@ class _Diary:
     def add(self, point: Point) -> None:
         """Keeps a point and reports it; raises Cancelled when the person asked to stop."""
         if not self._is_counting:
-            self.report.count_from(point.step)  # steps before it were an earlier run's, which took its own time
+            self.progress.count_from(point.step)  # steps before it were an earlier run's, which took its own time
             self._is_counting = True
         self.points = [p for p in self.points if p["step"] < point.step] + [asdict(point)]
         if point.perplexity is not None:
             loss = f", loss {point.loss:.3f}" if point.loss is not None else ""
-            self.report.say(f"    step {point.step} of {self.total}{loss}, perplexity {point.perplexity:.2f}")
+            self.progress.say(f"    step {point.step} of {self.total}{loss}, perplexity {point.perplexity:.2f}")
         if point.perplexity is not None or time.time() - self._last_write >= _SECONDS_BETWEEN_WRITES:
             self.write(RUNNING)
-        self.report.progress(point.step, self.total)
+        self.progress.advance(point.step, self.total)
 
     def write(self, state: str) -> None:
         self._last_write = time.time()
@@ -320,8 +319,9 @@ class _Diary:
     def _earlier_points(self) -> list[dict]:
         """The points of an incomplete training with the same settings."""
         before = earlier_training(self.experiment)
-        same = before and all(before.get(name) == value for name, value in self.fixed.items())
-        return before["points"] if same else []
+        if before is None or any(before.get(name) != value for name, value in self.fixed.items()):
+            return []
+        return before["points"]
 
 
 def earlier_training(experiment: Experiment) -> dict | None:
@@ -329,10 +329,10 @@ def earlier_training(experiment: Experiment) -> dict | None:
     return _readable(experiment, RECOVERY_FOLDER, RECOVERY_FILE)
 
 
-def is_trained(experiment: Experiment, settings: dict) -> bool:
-    """Whether the training that these settings ask for is complete, and its model is kept."""
+def is_trained(experiment: Experiment, settings: Settings) -> bool:
+    """Whether the training that these settings ask for came to its end, and its model is kept."""
     done = _readable(experiment, RECOVERY_FILE) if experiment.is_recovered else None
-    return done is not None and done.get("settings") == {name: settings[name] for name in OF_TRAINING}
+    return done is not None and done.get("settings") == settings.of(OF_TRAINING)
 
 
 def _readable(experiment: Experiment, *parts: str) -> dict | None:

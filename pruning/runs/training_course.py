@@ -15,6 +15,7 @@ import pandas as pd
 from ..experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment
 from ..files import naming_damage, read_json
 from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
+from ..settings import Settings
 
 FORMAT_VERSION = 1
 RUNNING, CANCELLED, STOPPED = "running", "cancelled", "stopped"
@@ -66,9 +67,9 @@ class TrainingCourse:
         """The newest point; its loss is missing (NaN) before the first step."""
         return self.points.iloc[-1].to_dict()
 
-    def is_same_as(self, settings: dict) -> bool:
+    def is_same_as(self, settings: Settings) -> bool:
         """Whether these settings ask for this training."""
-        return all(settings.get(name) == value for name, value in self.settings.items())
+        return all(getattr(settings, name, None) == value for name, value in self.settings.items())
 
 
 def read_course(experiment: Experiment) -> TrainingCourse | None:

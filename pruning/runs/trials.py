@@ -1,6 +1,6 @@
-"""Plans that are tried without cutting: which wait, and what their masked perplexity was. Imports no torch.
+"""Plans that are tried without cutting: which are asked for, and what their masked perplexity was. Imports no torch.
 
-    page --ask--> trials_waiting.json --worker--> trials.json --read--> page
+    page --request--> worker --> trials.json --read--> page
 
 A plan that was tried on the same text is not tried again, so a trial repeats at once, and a sweep that was stopped
 continues where it was.
@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field
 from ..experiment import Experiment
 from ..files import naming_damage
 from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
+from ..planning.group_table import GroupTable
 from ..planning.plan import PruningPlan
-from ..settings import plan_settings
+from ..settings import Settings, plan_settings
 
 FORMAT_VERSION = 1
-TRIALS_FILE, WAITING_FILE = "trials.json", "trials_waiting.json"
+TRIALS_FILE = "trials.json"
 JUDGED_BY = ("eval_corpus", "eval_seq_len", "eval_windows", "text_column")
 WHOLE = "whole"  # stands for the digest of the model as it is
 SPLITS = tuple(f"{attention}:{10 - attention}" for attention in range(11))
@@ -27,7 +28,14 @@ _SWEPT_RATES = {"layer_min_pruning_rate": 0.0, "layer_max_pruning_rate": 0.9}  #
 _OBJECT = {ANY: ANYTHING}
 _FORM = {
     **{"digest": TEXT, "settings": _OBJECT, "judged_by": _OBJECT, "perplexity?": optional(NUMBER), "basis?": _OBJECT},
-    **{"actual_ratio?": NUMBER, "parameters?": NUMBER, "reason?": optional(TEXT), "seconds?": NUMBER, "tried?": NUMBER},
+    **{
+        "actual_ratio?": NUMBER,
+        "parameters?": NUMBER,
+        "reason?": optional(TEXT),
+        "seconds?": NUMBER,
+        "tried?": NUMBER,
+        "table?": optional(TEXT),
+    },
 }
 
 
@@ -35,6 +43,7 @@ _FORM = {
 class Trial:
     """One plan and its perplexity. `perplexity` None: infinite, or (with `reason`) no such plan.
 
+    `table` is the digest of the table that its settings were planned on (None: of an older version, or no settings);
     `judged_by` are the settings of the held-out text, `basis` what they gave.
     """
 
@@ -48,6 +57,7 @@ class Trial:
     reason: str | None = None
     seconds: float = 0.0
     tried: float = field(default_factory=time.time)
+    table: str | None = None
 
     @property
     def name(self) -> str:
@@ -77,35 +87,28 @@ class Waiting:
     plan: dict | None = None
 
 
-def ask_for(experiment: Experiment, waiting: Iterable[Waiting], judged_by: dict) -> None:
-    """Writes which plans the next job of kind `try` shall try, and on which text."""
-    content = {"format_version": FORMAT_VERSION, "judged_by": judged_by, "plans": [asdict(w) for w in waiting]}
-    experiment.write(content, WAITING_FILE)
+def arguments(waiting: Iterable[Waiting], judged_by: dict) -> dict:
+    """What a job of kind `try` is asked: which plans, on which text."""
+    return {"plans": [asdict(one) for one in waiting], "judged_by": judged_by}
 
 
-def asked_for(experiment: Experiment) -> tuple[list[Waiting], dict]:
-    """What `ask_for` wrote: plans, settings of the text."""
-    content = experiment.read(FORMAT_VERSION, WAITING_FILE)
-    with naming_damage(experiment.path(WAITING_FILE)):
-        return [Waiting(**entry) for entry in content["plans"]], content["judged_by"]
+def asked_for(asked: dict) -> tuple[list[Waiting], dict]:
+    """What `arguments` put together: plans, settings of the text."""
+    return [Waiting(**entry) for entry in asked["plans"]], asked["judged_by"]
 
 
-def forget_asked(experiment: Experiment) -> None:
-    """Removes what `ask_for` wrote: all of it was tried."""
-    experiment.path(WAITING_FILE).unlink(missing_ok=True)
-
-
-def sweep(settings: dict, axis: str) -> list[dict]:
+def sweep(settings: Settings, axis: str) -> list[dict]:
     """Plan settings of every point: `split` from 0:10 to 10:0, `ratio` from 5 to 50 %, or `grid`, both."""
-    fixed = plan_settings(settings) | (_SWEPT_RATES if settings["strategy"] == "layer" else {})
-    splits = SPLITS if axis in ("split", "grid") else (settings["pruning_distribution"],)
-    ratios = RATIOS if axis in ("ratio", "grid") else (settings["pruning_ratio"],)
+    fixed = plan_settings(settings) | (_SWEPT_RATES if settings.strategy == "layer" else {})
+    splits = SPLITS if axis in ("split", "grid") else (settings.pruning_distribution,)
+    ratios = RATIOS if axis in ("ratio", "grid") else (settings.pruning_ratio,)
     return [fixed | {"pruning_ratio": ratio, "pruning_distribution": split} for ratio in ratios for split in splits]
 
 
-def find_by_settings(trials: list[Trial], settings: dict, judged_by: dict) -> Trial | None:
-    """The trial of the plan that these settings gave on this text."""
-    return next((t for t in reversed(trials) if t.settings == settings and t.judged_by == judged_by), None)
+def find_by_settings(trials: list[Trial], table: GroupTable, settings: dict, judged_by: dict) -> Trial | None:
+    """The trial of the plan that these settings give on this table, judged on this text."""
+    wanted = (table.digest, settings, judged_by)
+    return next((t for t in reversed(trials) if (t.table, t.settings, t.judged_by) == wanted), None)
 
 
 def find_plan(trials: list[Trial], plan: PruningPlan, judged_by: dict) -> Trial | None:

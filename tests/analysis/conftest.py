@@ -1,6 +1,6 @@
 """A tiny model, and an experiment that cut it layer-wise and saved it; and the commands, run in this process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ def cut(tmp_path_factory) -> Cut:
     source, text = save_tiny_model(folder / "tiny"), write_text(folder / "values.txt")
     settings = quick_settings(source, text, pruning_ratio=0.3, save_model=True, remove_empty_layers=False)
     changes = {"strategy": "layer", "pruning_distribution": "2:8", "layer_importance_samples": 4}
-    experiment = new_experiment(folder / "log", "tiny-layer", settings | changes)
+    experiment = new_experiment(folder / "log", "tiny-layer", replace(settings, **changes))
     steps.run("layer", experiment)
     return Cut(source, folder / "log", experiment)
 

@@ -14,6 +14,7 @@ from pruning.files import write_csv, write_json
 from pruning.planning import matrices
 from pruning.planning.allocation import allocate_global
 from pruning.planning.protection import Protection
+from pruning.settings import plan_settings
 from tests.analysis.test_experiments import BASIS, make
 from tests.planning.examples import random_table, small_shape
 
@@ -51,7 +52,7 @@ def experiment(tmp_path) -> Experiment:
     """An experiment that was cut, of a model without weights."""
     experiment = make(tmp_path, "cut", {"before": 20.5, "after": 31.25, "repaired": 25.0}, pruning_ratio=0.15)
     table = random_table(small_shape())
-    plan = allocate_global(table, 0.15, Protection.resolve(4), settings=experiment.settings)
+    plan = allocate_global(table, 0.15, Protection.resolve(4), settings=plan_settings(experiment.settings))
     experiment.write_table(table)
     experiment.write_plan(plan, table)
     experiment.update_metrics(size_bytes={"before": 4000, "after": 3000})
@@ -99,7 +100,7 @@ def test_the_page_names_nothing_outside_of_itself(experiment):
 
 def test_all_that_comes_from_the_experiment_is_escaped(experiment):
     plain = Reader(html_page(experiment))
-    experiment.write_settings(experiment.settings | {"base_model": EVIL, "corpus": EVIL, EVIL: EVIL})
+    experiment.change_settings(**{"base_model": EVIL, "corpus": EVIL, EVIL: EVIL})
     experiment.update_metrics(basis=BASIS | {"dataset": EVIL}, perplexity={"after": {EVIL: 3.0}})
     write_json(experiment.path(SAMPLES_FILE), {"format_version": 1, "prompt": EVIL, "before": EVIL, "after": "{{plotly}}"})
     page = html_page(experiment)

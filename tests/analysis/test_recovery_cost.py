@@ -1,6 +1,7 @@
 """What recovery costs before it is started: rows of the table, and the time that a measurement promises."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from pruning.settings import resolve
 
 CONFIG = Path(__file__).parents[2] / "assets" / "demo_model" / "config.json"
 SETTINGS = resolve({"finetune": True, "reconstruct": True, "finetune_samples": 500, "seq_len": 64, "lora_r": 8})
-MEASURED = Measured(SETTINGS, of_step=0.5, of_evaluation=2.0, of_repair=30.0, windows=500)
+MEASURED = Measured(SETTINGS.as_dict(), of_step=0.5, of_evaluation=2.0, of_repair=30.0, windows=500)
 GIB = 2**30
 
 
@@ -42,17 +43,17 @@ def test_memory_grows_with_what_is_trained_and_may_not_be_there(plan):
     table = cost_table(plan, SETTINGS, False, memory_here=1, measured=None).set_index("way")
     assert not table["fits"].any()
     assert table.loc["full", "memory"] > table.loc["lora", "memory"]
-    distilled = cost_table(plan, SETTINGS | {"distill_weight": 0.5}, False, 1, None).set_index("way")
+    distilled = cost_table(plan, replace(SETTINGS, distill_weight=0.5), False, 1, None).set_index("way")
     assert distilled["distils"].to_dict() == {"repair": False, "lora": True, "full": True}
     assert distilled.loc["lora", "memory"] >= table.loc["lora", "memory"] + 6_561_920 * 4
     assert repair_bytes(plan.shape, 4) == 2 * 6_561_920 * 4 + 4 * 384**2 * 4
 
 
 def test_a_measured_time_holds_for_other_lengths_of_the_same_training(plan):
-    table = cost_table(plan, SETTINGS | {"finetune_steps": 100}, False, GIB, MEASURED).set_index("way")
+    table = cost_table(plan, replace(SETTINGS, finetune_steps=100), False, GIB, MEASURED).set_index("way")
     assert table.loc["lora", "seconds"] == 100 * 0.5 + 7 * 2.0  # evaluated before, every 20 steps, and after
     assert table.loc["repair", "seconds"] == 30 and np.isnan(table.loc["full", "seconds"])
-    longer = cost_table(plan, SETTINGS | {"reconstruct_tokens": 10**6}, False, GIB, MEASURED).set_index("way")
+    longer = cost_table(plan, replace(SETTINGS, reconstruct_tokens=10**6), False, GIB, MEASURED).set_index("way")
     assert np.isnan(longer.loc["repair", "seconds"])
 
 
@@ -60,15 +61,15 @@ def test_a_measured_time_holds_for_other_lengths_of_the_same_training(plan):
 def test_how_long_a_text_is_shows_when_it_is_read(plan, tmp_path, monkeypatch, corpus):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("short")
-    settings = SETTINGS | {"corpus": corpus}
+    settings = replace(SETTINGS, corpus=corpus)
     row = cost_table(plan, settings, True, GIB, None).set_index("way").loc["lora"]
     assert (row["length"], row["steps"]) == (AT_MOST, 63)
-    read = Measured(settings, of_step=0.5, of_evaluation=2.0, windows=20)
+    read = Measured(settings.as_dict(), of_step=0.5, of_evaluation=2.0, windows=20)
     row = cost_table(plan, settings, True, GIB, read).set_index("way").loc["lora"]
     assert (row["length"], row["steps"], row["tokens"], row["seconds"]) == (EXACT, 3, 3 * 8 * 64, 3 * 0.5 + 2 * 2.0)
-    row = cost_table(plan, settings | {"finetune_samples": 400}, True, GIB, read).set_index("way").loc["lora"]
+    row = cost_table(plan, replace(settings, finetune_samples=400), True, GIB, read).set_index("way").loc["lora"]
     assert (row["length"], row["steps"]) == (AT_MOST, 50)
-    row = cost_table(plan, settings | {"finetune_steps": 7}, True, GIB, None).set_index("way").loc["lora"]
+    row = cost_table(plan, replace(settings, finetune_steps=7), True, GIB, None).set_index("way").loc["lora"]
     assert (row["length"], row["steps"], row["tokens"]) == (EXACT, 7, 7 * 8 * 64)
 
 
@@ -76,22 +77,22 @@ def test_how_long_a_text_is_shows_when_it_is_read(plan, tmp_path, monkeypatch, c
 def test_of_instructions_nobody_knows_how_many_windows_they_fill(plan, tmp_path, monkeypatch, corpus):
     monkeypatch.chdir(tmp_path)
     Path("set.jsonl").touch(), Path("set.json").touch()
-    settings = SETTINGS | {"finetune_corpus": corpus}
-    measured = Measured(settings | {"finetune_samples": 9}, of_step=0.5, of_evaluation=2.0, windows=20)
+    settings = replace(SETTINGS, finetune_corpus=corpus)
+    measured = Measured(replace(settings, finetune_samples=9).as_dict(), of_step=0.5, of_evaluation=2.0, windows=20)
     table = cost_table(plan, settings, True, GIB, measured)
     assert set(table["length"]) == {UNKNOWN} and table[["steps", "tokens", "seconds"]].isna().all(axis=None)
-    read = Measured(settings, of_step=0.5, of_evaluation=2.0, windows=20)
+    read = Measured(settings.as_dict(), of_step=0.5, of_evaluation=2.0, windows=20)
     assert cost_table(plan, settings, True, GIB, read).set_index("way").loc["lora", "steps"] == 3
 
 
 def test_what_is_free_on_a_gpu_is_not_what_is_free_in_memory(plan, monkeypatch):
     assert cost_table(plan, SETTINGS, False, None, None)["fits"].tolist() == [None] * 3
-    assert computes_in_ram(SETTINGS | {"device": "cpu"}) and not computes_in_ram(SETTINGS | {"device": "cuda:1"})
+    assert computes_in_ram(replace(SETTINGS, device="cpu")) and not computes_in_ram(replace(SETTINGS, device="cuda:1"))
     monkeypatch.setattr(recovery_cost, "version", lambda _: "2.13.0")
     monkeypatch.setattr(recovery_cost, "_GPU_DRIVERS", (str(CONFIG),))  # something that is there
-    assert not computes_in_ram(SETTINGS | {"device": "auto"})
+    assert not computes_in_ram(replace(SETTINGS, device="auto"))
     monkeypatch.setattr(recovery_cost, "_GPU_DRIVERS", ("/nowhere",))
-    assert computes_in_ram(SETTINGS | {"device": "auto"})
+    assert computes_in_ram(replace(SETTINGS, device="auto"))
 
 
 @pytest.mark.parametrize(
@@ -112,17 +113,17 @@ def test_what_is_free_on_a_gpu_is_not_what_is_free_in_memory(plan, monkeypatch):
     ],
 )
 def test_a_measurement_is_of_what_makes_a_step_long(changes, holds):
-    assert MEASURED.is_of(SETTINGS | changes) == holds
-    distilled = Measured(SETTINGS | {"distill_weight": 0.5}, 0.5, 2.0)
-    assert distilled.is_of(SETTINGS | {"distill_weight": 0.9})  # the other model is asked either way
+    assert MEASURED.is_of(replace(SETTINGS, **changes)) == holds
+    distilled = Measured(replace(SETTINGS, distill_weight=0.5).as_dict(), 0.5, 2.0)
+    assert distilled.is_of(replace(SETTINGS, distill_weight=0.9))  # the other model is asked either way
 
 
 def test_the_file_of_a_measurement(tmp_path):
     experiment = Experiment.create(tmp_path, "one")
     assert read_measured(experiment) is None
-    write_json(experiment.path(COST_FILE), {"format_version": 1, "settings": SETTINGS})
+    write_json(experiment.path(COST_FILE), {"format_version": 1, "settings": SETTINGS.as_dict()})
     assert read_measured(experiment) is None  # asked for, and not measured yet
-    content = {"format_version": 1, "settings": SETTINGS, "seconds_per_step": 0.5, "seconds_per_evaluation": 2.0}
+    content = {"format_version": 1, "settings": SETTINGS.as_dict(), "seconds_per_step": 0.5, "seconds_per_evaluation": 2.0}
     write_json(experiment.path(COST_FILE), content | {"repair_seconds": 30.0, "windows": 500})
     assert read_measured(experiment) == MEASURED
     write_json(experiment.path(COST_FILE), {"format_version": 1})
@@ -132,4 +133,4 @@ def test_the_file_of_a_measurement(tmp_path):
 
 def test_tokens_of_a_batch():
     assert tokens_of_batch(SETTINGS) == 8 * 64
-    assert tokens_of_batch(SETTINGS | {"finetune_seq_len": 32, "finetune_batch_size": 2}) == 64
+    assert tokens_of_batch(replace(SETTINGS, finetune_seq_len=32, finetune_batch_size=2)) == 64

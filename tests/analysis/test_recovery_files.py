@@ -7,6 +7,7 @@ from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Expe
 from pruning.files import write_json
 from pruning.planning.recovery_cost import recipe, recipe_for
 from pruning.runs.training_course import read_course, read_unfinished, repaired_matrices, repaired_on
+from pruning.settings import Settings
 
 POINTS = [
     {"step": 0, "loss": None, "learning_rate": 0.0, "tokens_per_second": 0.0, "perplexity": 31.0},
@@ -46,8 +47,8 @@ def test_a_training_under_way(experiment):
     assert (course.state, course.steps, course.before, course.after) == ("running", 10, None, 31.0)
     assert course.best_perplexity == 25.0 and list(course.measured["step"]) == [0, 2]
     assert course.last["loss"] == 3.25 and course.last["tokens_per_second"] == 950
-    assert course.is_same_as({"finetune_method": "lora", "seed": 0, "corpus": "any"})
-    assert not course.is_same_as({"finetune_method": "full", "seed": 0}) and not course.began_repaired
+    assert course.is_same_as(Settings(finetune_method="lora", seed=0, corpus="any"))
+    assert not course.is_same_as(Settings(finetune_method="full", seed=0)) and not course.began_repaired
     assert read_course(experiment) is None  # no model went through it yet
 
 

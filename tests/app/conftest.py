@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -12,21 +13,23 @@ from streamlit.testing.v1 import AppTest
 from pruning.experiment import Experiment
 from pruning.planning.allocation import allocate_global
 from pruning.planning.protection import Protection
-from pruning.runs import steps
-from pruning.settings import resolve
+from pruning.runs import jobs, steps
+from tests.runs.quick_runs import copy_of, forked_worker
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = {"num_samples": 4, "seq_len": 16, "eval_windows": 4, "eval_seq_len": 16}
 
 
 @pytest.fixture(scope="session")
-def measured_root(tmp_path_factory):
+def measured_root(measured_demo, tmp_path_factory):
     """A folder with one experiment, `first`, whose importance was measured on the demo model."""
     root = tmp_path_factory.mktemp("experiments")
-    experiment = Experiment.create(root, "first")
-    experiment.write_settings(resolve(QUICK | {"base_model": "demo", "output_root": str(root), "experiment_name": "first"}))
-    steps.run("measure", experiment)
+    copy_of(measured_demo, root, "first")
     return root
+
+
+@pytest.fixture(autouse=True)
+def _forked_worker(monkeypatch):
+    monkeypatch.setattr(jobs, "loky_worker", forked_worker)
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def cut_root(measured_root, tmp_path_factory) -> Path:
     plan = allocate_global(table, settings["pruning_ratio"], Protection.resolve(32), settings=settings)
     experiment.write_plan(plan, table)
     judged = {"test_before_prune": True, "test_after_prune": True, "save_model": True, "output_root": str(root)}
-    experiment.write_settings(experiment.settings | plan.settings | judged)
+    experiment.write_settings(replace(experiment.settings, **(plan.settings | judged)))
     steps.run("prune", experiment)
     return root
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -25,7 +26,7 @@ def add_cut(root, name: str, ratio: float, perplexity: float, **basis) -> Experi
     table = experiment.read_table()
     plan = allocate_global(table, ratio, Protection.resolve(32), settings={"pruning_ratio": ratio, "strategy": "global"})
     experiment.write_plan(plan, table)
-    experiment.write_settings(experiment.settings | plan.settings | {"experiment_name": name})
+    experiment.write_settings(replace(experiment.settings, **(plan.settings | {"experiment_name": name})))
     experiment.update_metrics(
         basis=BASIS | basis,
         parameters={"before": plan.shape.parameters, "after": plan.shape_after.parameters},
@@ -126,7 +127,7 @@ def test_renaming_takes_folder_file_and_link_along(app_at, root):
     at.text_input(key="new_name:a").set_value("better")
     at.button(key="rename_do").click().run()
     assert set(shown(at).index) == {"first", "better", "b"}
-    assert Experiment.open(root, "better").settings["experiment_name"] == "better"
+    assert Experiment.open(root, "better").settings.experiment_name == "better"
     assert at.query_params["experiment"] in ("better", ["better"])
 
 

@@ -13,12 +13,12 @@ from pruning.__main__ import main
 from pruning.experiment import Experiment, list_experiments
 from pruning.planning.allocation import allocate_global
 from pruning.planning.protection import Protection
-from pruning.runs import results, steps, trials
-from pruning.runs.recovery_request import ask_for_cost, ask_to_recover
+from pruning.runs import results, steps
 from pruning.runs.sensitivity import findings
 from pruning.runs.sensitivity.findings import INSIDE
 from pruning.runs.trials import JUDGED_BY, Waiting
 from pruning.settings import plan_settings
+from tests.requests import ask_by_settings, ask_to_learn, ask_to_try
 from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text
 from ui.translation import t
 
@@ -172,8 +172,8 @@ KINDS = {
     "training without its validation": ("recovery.json", changed("validation", to={})),
     "cost not JSON": ("recovery_cost.json", content("{")),
     "cost with text for seconds": ("recovery_cost.json", changed("seconds_per_step", to="soon")),
-    "request not JSON": ("recovery_request.json", content("{")),
-    "request without settings": ("recovery_request.json", changed("settings", to=None)),
+    "request not JSON": ("request.json", content("{")),
+    "request without arguments": ("request.json", changed("arguments", to=None)),
     "trials not JSON": ("trials.json", content("{")),
     "trials of another make": ("trials.json", changed("trials", to=[{"a": 1}])),
     "trials with text for a perplexity": ("trials.json", changed("trials", 0, "perplexity", to="good")),
@@ -213,14 +213,14 @@ def whole(tmp_path_factory) -> Experiment:
             steps.run(job, experiment)
     table = experiment.read_table()
     experiment.write_named_plan("kept", allocate_global(table, 0.03, Protection.none(5), settings={"pruning_ratio": 0.03}))
-    findings.ask(experiment, findings.request(experiment, table, INSIDE))
+    ask_to_learn(experiment, findings.request(experiment, table, INSIDE))
     steps.run("learn", experiment)
-    judged_by = {name: experiment.settings[name] for name in JUDGED_BY}
-    trials.ask_for(experiment, [Waiting(plan_settings(experiment.settings))], judged_by)
+    judged_by = experiment.settings.of(JUDGED_BY)
+    ask_to_try(experiment, [Waiting(plan_settings(experiment.settings))], judged_by)
     steps.run("try", experiment)
-    ask_for_cost(experiment, experiment.settings)
+    ask_by_settings(experiment, "cost", experiment.settings)
     steps.run("cost", experiment)
-    ask_to_recover(experiment, experiment.settings)
+    ask_by_settings(experiment, "recover", experiment.settings)
     experiment.update_metrics(latency={"after": [{"batch_size": 1, "decode_tokens_per_second": 5.0}]})
     return experiment
 

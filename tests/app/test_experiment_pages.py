@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from pruning.planning.allocation import allocate_global
 from pruning.planning.planner import plan_from_settings
 from pruning.planning.protection import Protection
 from pruning.runs.jobs import queue
-from pruning.runs.status import JobStatus, read_status, this_process, write_status
+from pruning.runs.status import JobStatus, this_process, write_status
+from tests.runs.quick_runs import wait_for_end
 from ui import workspace
 from ui.translation import t
 
@@ -69,14 +69,14 @@ def test_prune_page_shows_what_the_file_of_metrics_holds(app_of, cut_root):
 
 def test_rounds_are_offered_for_a_plan_of_the_settings_only(app_of, own_copy):
     experiment = Experiment.open(own_copy, "first")
-    table, settings = experiment.read_table(), experiment.settings | {"pruning_ratio": 0.1, "iterative_steps": 3}
+    table, settings = experiment.read_table(), replace(experiment.settings, pruning_ratio=0.1, iterative_steps=3)
     experiment.write_settings(settings)
     experiment.write_plan(plan_from_settings(table, settings).plan, table)
     at = on_page(app_of(own_copy), "prune")
     rounds = at.number_input(key="iterative_steps")
     assert not rounds.disabled and t("prune.rounds.fixed") not in [caption.value for caption in at.caption]
     rounds.set_value(3).run()
-    from_a_file = plan_from_settings(table, settings | {"pruning_ratio": 0.2}).plan
+    from_a_file = plan_from_settings(table, replace(settings, pruning_ratio=0.2)).plan
     experiment.write_plan(replace(from_a_file, settings={}), table)
     at.run()
     rounds = at.number_input(key="iterative_steps")
@@ -101,7 +101,7 @@ def test_a_saved_ratio_between_or_beyond_the_slider_s_steps_still_opens(app_of, 
     table = experiment.read_table()
     plan = allocate_global(table, 0.2, Protection.resolve(32), settings={"pruning_ratio": ratio})
     experiment.write_plan(plan, table)
-    experiment.write_settings(experiment.settings | {"pruning_ratio": ratio})
+    experiment.write_settings(replace(experiment.settings, pruning_ratio=ratio))
     at = on_page(app_of(own_copy), "plan")
     assert not at.exception
     assert at.slider(key="ratio").value == pytest.approx(min(max(ratio, 0.01), 0.95))
@@ -145,9 +145,7 @@ def test_text_shorter_than_one_window_is_told_by_the_job(app):
     at.button(key="start").click().run()
     assert not at.exception and not at.error
     experiment = Experiment.open(workspace.output_root(), "short")
-    deadline = time.monotonic() + 120
-    while read_status(experiment).is_active and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for_end(experiment)
     queue().shutdown()
     at.run()
     assert not at.exception
@@ -160,15 +158,15 @@ def test_text_shorter_than_one_window_is_told_by_the_job(app):
     [
         ("prune", "cut", "description.txt"),
         ("recover", "measure_cost", "recovery_cost.json"),
-        ("recover", "recover_start", "recovery_request.json"),
-        ("export", "pack", "export.json"),
+        ("recover", "recover_start", "request.json"),
+        ("export", "pack", "request.json"),
     ],
 )
 def test_a_start_that_is_refused_changes_nothing(app_of, cut_root, tmp_path, page, key, file):
     """A job that began elsewhere after the page was drawn has the experiment."""
     shutil.copytree(cut_root, tmp_path / "experiments")
     experiment = Experiment.open(tmp_path / "experiments", "first")
-    measured = {"settings": experiment.settings | {"finetune": True, "finetune_samples": 8}, "windows": 7}
+    measured = {"settings": replace(experiment.settings, finetune=True, finetune_samples=8).as_dict(), "windows": 7}
     write_json(experiment.path("recovery_cost.json"), {"format_version": 1} | measured)
     at = on_page(app_of(tmp_path / "experiments"), page)
     if page == "export":

@@ -9,13 +9,14 @@ from streamlit.testing.v1 import AppTest
 from pruning.experiment import Experiment
 from pruning.export.formats import FORMATS
 from pruning.export.hugging_face import save_model
-from pruning.files import locked, read_json
+from pruning.files import locked
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.group_table import GroupTable
 from pruning.process import this_process
 from pruning.runs import status
 from pruning.runs.jobs import queue
+from pruning.settings import Settings
 from tests.export.shapes import CUTS
 from tests.tiny_models import plan_without, tiny_model
 from ui.translation import t
@@ -30,7 +31,7 @@ def cut_experiment(root, family: str) -> Experiment:
     header = CheckpointHeader.read(root / "source")
     plan = plan_without(model, CUTS["different sizes"])
     made = Experiment.create(root / "experiments", family)
-    made.write_settings({"base_model": str(root / "source"), "strategy": "global"})
+    made.write_settings(Settings(base_model=str(root / "source"), strategy="global"))
     made.write_model(header, {})
     made.write_table(GroupTable(header.shape, np.ones(len(plan.kept)), {"fingerprint": header.fingerprint}))
     made.write_plan(plan)
@@ -99,23 +100,21 @@ def test_the_button_leaves_the_request_and_queues_the_job(page, tmp_path, monkey
     experiment = cut_experiment(tmp_path, "llama")
     queued = []
 
-    def submit(self, kind, experiment, permissions, request):
-        request()
-        queued.append((kind, permissions.token))
+    def submit(self, kind, experiment, permissions, arguments):
+        queued.append((kind, permissions.token, arguments))
 
     monkeypatch.setattr(type(queue()), "submit", submit)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     at = page(experiment, "bin")
     at.button(key="pack").click().run()
-    assert queued == [("export", None)]
-    assert read_json(experiment.path("export.json"), 1)["formats"] == ["bin"]
+    assert [one[:2] for one in queued] == [("export", None)] and queued[0][2]["formats"] == ("bin",)
     at.text_input(key="push_repository").set_value("owner/small").run()
     assert at.button(key="push").disabled  # no token
     at.text_input(key="push_token").set_value("hf_secret").run()
     at.button(key="push").click().run()
-    request = experiment.path("export.json").read_text()
-    assert queued[1] == ("export", "hf_secret") and "hf_secret" not in request
-    assert read_json(experiment.path("export.json"), 1)["private"] is True
+    kind, token, request = queued[1]
+    assert (kind, token) == ("export", "hf_secret") and "hf_secret" not in str(request)
+    assert request["private"] is True
 
 
 def test_what_a_job_began_to_write_meanwhile_stays(page, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import base64
 import json
 import shutil
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,12 @@ from pruning.runs import steps
 from pruning.runs.jobs import JobQueue, queue
 from pruning.runs.status import read_status
 from pruning.settings import SETTINGS, resolve
+from tests.runs.quick_runs import QUICK_DEMO, wait_for_end
 from ui import workspace
 from ui.importance import form
 from ui.translation import t
 
-from .conftest import QUICK, ROOT, figures, on_page
+from .conftest import ROOT, figures, on_page
 
 METHODS = SETTINGS["importance_method"].choices
 
@@ -35,7 +36,7 @@ def two_methods(measured_root, tmp_path_factory) -> Path:
     """The experiment `first` by taylor, `second` by l2, `some` by l1 on layers 10 to 14 and without layers."""
     root = tmp_path_factory.mktemp("two") / "experiments"
     shutil.copytree(measured_root, root)
-    common = QUICK | {"base_model": "demo", "output_root": str(root)}
+    common = QUICK_DEMO | {"output_root": str(root)}
     some = {"importance_method": "l1", "layer_start": 10, "layer_end": 15, "layer_importance_samples": 0}
     for name, changes in (("second", {"importance_method": "l2"}), ("some", some)):
         experiment = Experiment.create(root, name)
@@ -60,9 +61,7 @@ def numbers(sent) -> np.ndarray:
 
 
 def wait_for_measurement(experiment: Experiment) -> None:
-    deadline = time.monotonic() + 120
-    while read_status(experiment).is_active and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for_end(experiment)
     queue().shutdown()
     assert read_status(experiment).state == DONE
 
@@ -205,7 +204,7 @@ def test_without_a_second_measurement_one_click_starts_it(app_with_table, measur
     experiment = Experiment.open(root, at.query_params["experiment"])
     wait_for_measurement(experiment)
     assert experiment.read_table().source["method"] == "l2"
-    assert experiment.settings["num_samples"] == QUICK["num_samples"]
+    assert experiment.settings.num_samples == QUICK_DEMO["num_samples"]
     at.run()
     assert "from first, which had measured the same" in captions(at)  # the importance of layers
     assert set(figures(at)) == {"ranks"}
@@ -217,14 +216,14 @@ def test_pasted_text_goes_along_to_another_measurement(monkeypatch, measured_roo
     shutil.copytree(measured_root, root)
     first = Experiment.open(root, "first")
     first.path("calibration.txt").write_text("x = 1\n" * 500)
-    first.write_settings(first.settings | {"corpus": str(first.path("calibration.txt")), "layer_importance_samples": 0})
+    first.write_settings(replace(first.settings, corpus=str(first.path("calibration.txt")), layer_importance_samples=0))
     at = opened(monkeypatch, root, importance_section="methods")
     at.selectbox(key="other_method").set_value("l2").run()
     at.button(key="start_other").click().run()
     assert not at.exception and not at.error
     second = Experiment.open(root, at.query_params["experiment"])
     wait_for_measurement(second)
-    assert second.settings["corpus"] == str(second.path("calibration.txt"))
+    assert second.settings.corpus == str(second.path("calibration.txt"))
     assert second.path("calibration.txt").read_text() == first.path("calibration.txt").read_text()
 
 

@@ -5,7 +5,7 @@ cannot be gets one sentence.
 import base64
 import json
 import shutil
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ from pruning.planning.plan import PruningPlan, plan_totals
 from pruning.planning.planner import plan_from_settings
 from pruning.planning.shape import ATTENTION
 from pruning.runs.jobs import queue
-from pruning.runs.status import read_status
 from pruning.runs.trials import read_trials
 from pruning.settings import PLAN_SETTINGS, resolve
 from pruning.words import readable_size
+from tests.runs.quick_runs import wait_for_end
 from ui.translation import t
 
 from .conftest import ROOT, figures, on_page
@@ -346,7 +346,7 @@ def test_a_saved_plan_opens_as_it_was_saved_digits_and_all(experiment):
     settings = {"pruning_ratio": 0.28531234567, "importance_weight": 1.23456789, "layer_min_pruning_rate": 0.00001}
     found = planned_with_rates(experiment, **settings)
     experiment.write_plan(found.plan, experiment.read_table(), found.rates)
-    experiment.write_settings(experiment.settings | found.plan.settings)
+    experiment.write_settings(replace(experiment.settings, **found.plan.settings))
     at = open_plan_page(experiment)
     assert_shows(at, found.plan)
     assert any(success.value == t("plan.saved") for success in at.success)
@@ -543,9 +543,7 @@ def test_a_plan_from_a_file_is_previewed_as_it_is(experiment, at):
     move(at, "segmented_control", "plan_section", "preview")
     move(at, "number_input", "eval_windows", 4)
     press(at, "preview")
-    deadline = time.monotonic() + 120
-    while read_status(experiment).is_active and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for_end(experiment)
     queue().shutdown()
     at.run()
     assert not at.exception and not at.error
@@ -722,7 +720,7 @@ def with_saved(experiment: Experiment, settings: dict) -> Experiment:
     """The experiment with a saved plan, so that the page opens with its settings, of which some were edited."""
     plan = planned(experiment)
     experiment.write_plan(plan, experiment.read_table())
-    experiment.write_settings(experiment.settings | plan.settings | settings)
+    experiment.write_settings(replace(experiment.settings, **(plan.settings | settings)))
     return experiment
 
 
@@ -752,7 +750,7 @@ def test_use_this_plan_writes_what_is_on_screen(experiment, at):
     assert_shows(at, plan)
     saved = experiment.read_plan()
     assert (saved.kept == plan.kept).all()
-    kept_settings = {name: experiment.settings[name] for name in PLAN_SETTINGS}
+    kept_settings = experiment.settings.of(PLAN_SETTINGS)
     assert kept_settings == {name: saved.settings[name] for name in PLAN_SETTINGS}
     assert any(success.value == t("plan.saved") for success in at.success)
     move(at, "slider", "ratio", 0.1)

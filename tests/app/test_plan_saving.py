@@ -51,7 +51,7 @@ def test_a_job_that_gets_the_lock_before_the_button_has_the_experiment(experimen
 def test_beside_a_cut_one_a_new_one_appears_with_its_plan_or_not_at_all(experiment, monkeypatch):
     experiment.path("pruning_analysis.csv").write_text("module\n")
     made = save(experiment)
-    assert (made.name, made.settings["pruning_ratio"], made.settings["experiment_name"]) == ("run-2", 0.2, "run-2")
+    assert (made.name, made.settings.pruning_ratio, made.settings.experiment_name) == ("run-2", 0.2, "run-2")
     assert (made.read_plan().kept.sum() < len(TABLE.importance)) and not experiment.is_planned
 
     def full(*_):

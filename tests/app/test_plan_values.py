@@ -1,12 +1,14 @@
 """What the Plan page's widgets hold survives the way into a link or into settings and back."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pruning.errors import PruningError
 from pruning.planning.planner import protection_from_settings
-from pruning.settings import PLAN_SETTINGS, SETTINGS, resolve
+from pruning.settings import PLAN_SETTINGS, SETTINGS, Settings, resolve
 from ui.plan.values import (
     AUTO,
     HIGHEST_RATIO,
@@ -93,15 +95,15 @@ def test_saved_settings_open_as_the_same_plan(values, protect):
     compared = {"strategy", *PLAN_SETTINGS} - free - {"protected_layers", "freeze_top_n_layers"}
     if values["strategy"] == "global":  # what only layer-wise rates know is kept, too
         compared |= {"layer_min_pruning_rate"}
-    assert {name: again[name] for name in compared} == {name: first[name] for name in compared}
+    assert again.of(compared) == first.of(compared)
     assert protection_of(again) == protection_of(first)
 
 
-def protection_of(settings: dict):
+def protection_of(settings: Settings):
     """Which blocks may be cut, as lists, or the fault that is said of it."""
     try:
         shape = type("Deep", (), {"num_layers": NUM_LAYERS})
-        return protection_from_settings(shape, settings | {"freeze_top_n_layers": 0}).cuttable(NUM_LAYERS).tolist()
+        return protection_from_settings(shape, replace(settings, freeze_top_n_layers=0)).cuttable(NUM_LAYERS).tolist()
     except PruningError as error:
         return error.code
 

@@ -4,6 +4,7 @@ cancelled or failed.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from pruning.files import read_json, write_json
 from pruning.planning.recovery_cost import recovery_cost
 from pruning.runs import results, steps
 from pruning.runs.jobs import JobQueue
-from pruning.runs.recovery_request import ask_for_cost, cost_asked_for, recovery_asked_for
+from pruning.runs.requests import Request, settings_asked_for, write_request
 from pruning.runs.status import CANCELLED, RUNNING, JobStatus, read_status, this_process, write_status
+from tests.requests import ask_by_settings
 from ui.translation import t
 
 from .conftest import figures, on_page
@@ -31,7 +33,7 @@ def recovered_root(cut_root, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("recovered") / "experiments"
     shutil.copytree(cut_root, root)
     experiment = Experiment.open(root, "first")
-    experiment.write_settings(experiment.settings | QUICK)
+    experiment.write_settings(replace(experiment.settings, **QUICK))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "check_reload", lambda *_: {"max_abs_diff": 0.0, "top1": 1.0})
         steps.run("recover", experiment)
@@ -55,8 +57,8 @@ def submitted(monkeypatch) -> list:
     """What the page hands to the worker, which is not started."""
     asked = []
 
-    def submit(queue, kind, experiment, permissions, request):
-        request()
+    def submit(queue, kind, experiment, permissions, arguments):
+        write_request(experiment, Request(kind, arguments))
         asked.append((kind, experiment.name))
 
     monkeypatch.setattr(JobQueue, "submit", submit)
@@ -112,9 +114,9 @@ def test_every_way_says_what_it_costs_before_it_is_started(page_of, cut_experime
     at = page_of(cut_experiment)
     at.number_input(key="lora_r").set_value(4).run()
     plan, shown = cut_experiment.read_plan(), costs(at)
-    settings = cut_experiment.settings | {"finetune_samples": 500, "lora_r": 4}
+    settings = replace(cut_experiment.settings, finetune_samples=500, lora_r=4)
     for way in ("lora", "full"):
-        cost = recovery_cost(plan.shape_after, plan.shape, settings | {"finetune_method": way}, 500)
+        cost = recovery_cost(plan.shape_after, plan.shape, replace(settings, finetune_method=way), 500)
         row = shown.loc[t(f"cost.way.{way}")]
         assert row["trained"] == f"{cost.trained_parameters:,}" and row["tokens"] == f"at most {cost.tokens:,}"
         assert row["steps"] == f"at most {cost.steps:,}" and row["time"] == t("cost.unmeasured")
@@ -124,11 +126,16 @@ def test_every_way_says_what_it_costs_before_it_is_started(page_of, cut_experime
 def test_what_is_not_known_of_a_gpu_and_of_instructions_is_said_so(page_of, cut_experiment, tmp_path):
     (tmp_path / "set.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
     asked = {"device": "cuda", "finetune": True, "finetune_corpus": str(tmp_path / "set.jsonl")}
-    cut_experiment.write_settings(cut_experiment.settings | asked)
+    cut_experiment.write_settings(replace(cut_experiment.settings, **asked))
     at = page_of(cut_experiment)
     assert set(costs(at)["fits"]) == {t("cost.unknown")} and any(t("cost.present.unknown") in text for text in captions(at))
     assert costs(at).loc[t("cost.way.lora"), ["steps", "tokens"]].tolist() == [t("cost.unknown")] * 2
-    found = {"settings": cut_experiment.settings, "seconds_per_step": 2.0, "seconds_per_evaluation": 4.0, "windows": 16}
+    found = {
+        "settings": cut_experiment.settings.as_dict(),
+        "seconds_per_step": 2.0,
+        "seconds_per_evaluation": 4.0,
+        "windows": 16,
+    }
     found |= {"device": "cuda", "free_bytes": 2**40, "repair_seconds": 61.0}
     write_json(cut_experiment.path("recovery_cost.json"), {"format_version": 1} | found)
     at.run()
@@ -140,11 +147,15 @@ def test_a_measured_time_is_shown_for_what_was_measured(page_of, cut_experiment,
     of_the_run = cut_experiment.path("description.txt").read_text()
     at.button(key="measure_cost").click().run()
     assert submitted == [("cost", "first")]
-    assert cost_asked_for(cut_experiment)["finetune_samples"] == 500
-    ask_for_cost(cut_experiment, cut_experiment.settings | cost_asked_for(cut_experiment) | {"finetune_samples": 77})
+    assert settings_asked_for(cut_experiment, "cost")["finetune_samples"] == 500
+    ask_by_settings(
+        cut_experiment,
+        "cost",
+        replace(cut_experiment.settings, **(settings_asked_for(cut_experiment, "cost") | {"finetune_samples": 77})),
+    )
     assert page_of(cut_experiment).number_input(key="finetune_samples").value == 77  # a page that is opened anew shows that
     assert cut_experiment.path("description.txt").read_text() == of_the_run  # which a run that was stopped goes on by
-    measured = {"settings": cut_experiment.settings, "seconds_per_step": 2.0, "seconds_per_evaluation": 4.0}
+    measured = {"settings": cut_experiment.settings.as_dict(), "seconds_per_step": 2.0, "seconds_per_evaluation": 4.0}
     write_json(cut_experiment.path("recovery_cost.json"), {"format_version": 1} | measured)
     at.number_input(key="finetune_steps").set_value(60).run()
     assert costs(at).loc[t("cost.way.lora"), "time"] == "2 min 20 s"  # 60 steps, 5 evaluations
@@ -164,7 +175,7 @@ def test_start_writes_what_the_form_says(page_of, cut_experiment, submitted):
     assert not at.exception and not at.error and submitted == [("recover", "first")]
     wanted = {"reconstruct": False, "finetune": True, "finetune_method": "lora", "finetune_lr": 0.002, "finetune_steps": 20}
     wanted |= {"finetune_corpus": "wikitext2", "distill_weight": 0.5, "finetune_samples": 500, "pruning_ratio": 0.1}
-    assert {name: recovery_asked_for(cut_experiment)[name] for name in wanted} == wanted
+    assert {name: settings_asked_for(cut_experiment, "recover")[name] for name in wanted} == wanted
 
 
 def test_a_recipe_fills_the_form(page_of, cut_experiment, submitted):
@@ -172,7 +183,7 @@ def test_a_recipe_fills_the_form(page_of, cut_experiment, submitted):
     at.button(key="recipe_strong").click().run()
     assert at.segmented_control(key="recover_training").value == "full"
     at.button(key="recover_start").click().run()
-    settings = recovery_asked_for(cut_experiment)
+    settings = settings_asked_for(cut_experiment, "recover")
     assert (settings["finetune_method"], settings["finetune_samples"], settings["finetune_lr"]) == ("full", 2000, None)
 
 

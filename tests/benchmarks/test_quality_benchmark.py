@@ -4,8 +4,6 @@ import argparse
 import csv
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from benchmarks.quality import _at_random
 from pruning.planning.plan import PruningPlan
 from tests.planning.examples import random_table, small_shape
 
-ROOT = Path(__file__).parents[2]
 TINY = ("--windows", "2", "--seq_len", "16", "--samples", "1", "--seeds", "2", "--ratios", "0.1,0.9")
 ROW = Row("global", "none", 0.25, "l1", 0.2499, "0123456789abcdef", 20.0, 30.0, 1.0, 29.0, 31.0)
 BASIS = {"compared": {"windows": 2}, "noted": {"load": 0.5}}
@@ -81,10 +78,11 @@ def test_a_cut_at_random_keeps_the_sizes_and_differs_by_seed():
     assert len({plan.digest, first.digest, second.digest}) == 3
 
 
-def test_it_saves_its_rows_and_goes_on_with_what_is_missing(tmp_path):
-    first = output_of(tmp_path, "--methods", "l1", "--strategies", "uniform,layer")
-    assert "6 rows" in first
-    again = output_of(tmp_path, "--methods", "l1,l2", "--strategies", "uniform", "--resume")
+def test_it_saves_its_rows_and_goes_on_with_what_is_missing(tmp_path, capsys):
+    run_here(tmp_path, "--methods", "l1", "--strategies", "uniform,layer")
+    assert "6 rows" in capsys.readouterr().out
+    run_here(tmp_path, "--methods", "l1,l2", "--strategies", "uniform", "--resume")
+    again = capsys.readouterr().out
     assert "2 rows" in again  # l2 alone; the sizes at random are those of l1
     assert "importance of groups by l1" not in again
     with (tmp_path / "quality.csv").open(newline="") as file:
@@ -124,12 +122,7 @@ def test_recovery_adds_its_columns_to_the_rows_that_are_there(tmp_path):
 
 
 def run_here(folder: Path, *flags: str) -> None:
-    """As `output_of`, without the time that a process takes to start."""
+    """As `python -m benchmarks quality`, without the time that a process takes to start."""
     parser = argparse.ArgumentParser()
     quality.add_arguments(parser)
     quality.run(parser.parse_args([*TINY, "--output", str(folder), *flags]))
-
-
-def output_of(folder: Path, *flags: str) -> str:
-    command = [sys.executable, "-m", "benchmarks", "quality", *TINY, "--output", str(folder), *flags]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -8,10 +8,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, TimeoutError, expect
+import psutil
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, TimeoutError, WebSocket, expect
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 _TEXT_FOLDER = Path(__file__).resolve().parents[2] / "analysis" / "text"
 _TEXTS = {name: json.loads((_TEXT_FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "zh")}
@@ -32,6 +37,8 @@ AS_A_HAND = 100  # ms that a button of the mouse is held; Plotly looks every 50 
 _REACHES_THE_SERVER = 100  # ms
 MAKES_PICTURES = bool(os.environ.get("PICTURES"))
 WINDOW = {"width": 1280, "height": 800}
+# What Streamlit draws by itself, and no theme reaches: colours of code, and its scrolling box.
+_NOT_OURS = {"exclude": [[".stCode"]]}
 FRAMES = Path(__file__).parent / "screenshots" / "frames"
 
 
@@ -49,6 +56,30 @@ def wait_until(condition: Callable[[], object], seconds: float = JOB_SECONDS) ->
         time.sleep(0.05)
 
 
+def job_of(experiment: Path) -> dict:
+    file = experiment / "job.json"
+    return json.loads(file.read_text()) if file.is_file() else {"state": None}
+
+
+@contextmanager
+def worker_stands_still(experiment: Path, step: str = "gradients", unit: str = "") -> Iterator[psutil.Process]:
+    """Within the block the worker is stopped in the midst of this step: however slow the page is, the job is not over."""
+
+    def is_under_way() -> bool:
+        job = job_of(experiment)
+        return job["state"] == "running" and job["step"] == step and unit in ("", job["unit"]) and job["done"] > 0
+
+    wait_until(is_under_way)
+    worker = psutil.Process(job_of(experiment)["process"][0])
+    worker.suspend()
+    assert is_under_way()
+    try:
+        yield worker
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            worker.resume()
+
+
 class Studio:
     """One tab with the app in it, in one language."""
 
@@ -57,6 +88,22 @@ class Studio:
         self.url = url
         self.screenshots = screenshots
         self.language = language
+        self._is_waiting = False  # a run of the script was asked for, and has not come to its end
+        page.on("websocket", self._listen)
+
+    def _listen(self, socket: WebSocket) -> None:
+        socket.on("framesent", self._hears_the_page)
+        socket.on("framereceived", self._hears_the_server)
+
+    def _hears_the_page(self, frame: bytes | str) -> None:
+        if isinstance(frame, bytes) and BackMsg.FromString(frame).WhichOneof("type") == "rerun_script":
+            self._is_waiting = True
+
+    def _hears_the_server(self, frame: bytes | str) -> None:
+        if isinstance(frame, bytes):
+            said = ForwardMsg.FromString(frame)
+            if said.WhichOneof("type") == "script_finished" and said.script_finished != said.FINISHED_EARLY_FOR_RERUN:
+                self._is_waiting = False
 
     def said(self, key: str, **values) -> str:
         """The text of a key in the language of the tab."""
@@ -95,7 +142,9 @@ class Studio:
 
     def settle(self) -> None:
         """Waits until the script has run and nothing on the page is left over from before."""
-        for _ in range(2):  # what was just pressed may not have reached the server at the first look
+        for _ in range(2):  # what was just pressed may not have left the page at the first look
+            while self._is_waiting:  # the page itself does not know before the server says that it has begun
+                self.page.wait_for_timeout(_REACHES_THE_SERVER)
             expect(self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]')).to_be_visible()
             expect(self.page.locator('[data-stale="true"]')).to_have_count(0)
             self.page.wait_for_timeout(_REACHES_THE_SERVER)
@@ -219,6 +268,26 @@ class Studio:
         self.page.set_viewport_size(usual | {"height": max(height, usual["height"])})
         self.page.screenshot(path=self.screenshots / f"{name}.png")
         self.page.set_viewport_size(usual)
+
+    def turn_light(self) -> None:
+        """As when a person's system does, which the page follows."""
+        app = self.page.get_by_test_id("stApp")
+        dark = app.evaluate("app => getComputedStyle(app).backgroundColor")
+        self.page.emulate_media(color_scheme="light")
+        expect(app).not_to_have_css("background-color", dark)
+        self.settle()
+
+    def findings(self) -> list[str]:
+        """Serious and critical ones of axe-core: the rule, where, and what was found there."""
+        # A colour on its way to another is neither.
+        self.page.wait_for_function("() => !document.getAnimations().some(each => each instanceof CSSTransition)")
+        violations = Axe().run(self.page, _NOT_OURS).response["violations"]
+        return [
+            f"{violation['id']}: {node['html'][:200]} {[check.get('data') for check in node['any']]}"
+            for violation in violations
+            if violation["impact"] in ("serious", "critical")
+            for node in violation["nodes"]
+        ]
 
     def frame(self, name: str, at: str | None = None) -> None:
         """A picture of what a usual window shows, scrolled to the heading with these words: one of the README's animation.

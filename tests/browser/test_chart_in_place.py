@@ -11,13 +11,10 @@ import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from pruning.experiment import Experiment
-from pruning.runs import steps
-from pruning.settings import resolve
 from tests.browser.conftest import ROOT, _end, _free_port, _wait_until_up, is_healthy
 from tests.browser.studio import AS_A_HAND, Studio, sentence
+from tests.runs.quick_runs import copy_of
 
-QUICK = {"num_samples": 4, "seq_len": 16, "eval_windows": 4, "eval_seq_len": 16}
 SMALL_APP = """
 import json, sys
 sys.path.insert(0, {root!r})
@@ -51,14 +48,10 @@ app = st.App({script!r}, routes=[plotly_view.script_route()])
 
 
 @pytest.fixture(scope="module")
-def plan_page(server, new_context) -> Studio:
+def plan_page(server, new_context, measured_demo) -> Studio:
     """The Plan page of an experiment measured on the demo model, in a tab of its own."""
-    root = server.output_root
-    experiment = Experiment.create(root, "in-place")
-    settings = QUICK | {"base_model": "demo", "output_root": str(root), "experiment_name": experiment.name}
-    experiment.write_settings(resolve(settings))
-    steps.run("measure", experiment)
-    studio = Studio(new_context().new_page(), server.url, root)
+    experiment = copy_of(measured_demo, server.output_root, "in-place")
+    studio = Studio(new_context().new_page(), server.url, server.output_root)
     studio.open("plan", experiment=experiment.name)
     expect(rates(studio).locator(".gtitle")).to_be_visible()
     return studio
@@ -96,7 +89,7 @@ def test_new_data_leave_the_node_and_the_zoom(plan_page: Studio):
     page.evaluate("() => addEventListener('keyup', () => { window.released = performance.now() }, true)")
     plot.evaluate("node => node.on('plotly_afterplot', () => { window.redrawn ??= performance.now() })")
     slider = page.get_by_role("slider").first
-    for _ in range(5):
+    for _ in range(3):
         page.evaluate("() => { window.redrawn = undefined }")
         slider.press("ArrowRight")
         page.wait_for_function("() => window.redrawn")

@@ -4,15 +4,14 @@ renamed, deleted and taken along as a report.
 
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, TimeoutError, expect
 
-from tests.browser.conftest import ROOT, Server, running_app
+from pruning.__main__ import main
+from tests.browser.conftest import Server, running_app
 from tests.browser.studio import AS_A_HAND, Studio, sentence, wait_until
 
 QUICK = ("--base_model", "demo", "--num_samples", "4", "--seq_len", "16", "--eval_windows", "4", "--eval_seq_len", "16")
@@ -20,12 +19,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def prune(root: Path, name: str, ratio: float) -> None:
-    """A run of the command line, from measuring to the perplexity of the cut model."""
+    """A run of the command line, from measuring to the perplexity of the cut model: here, which the app cannot tell."""
     judged = ("--test_before_prune", "--test_after_prune", "--pruning_ratio", str(ratio))
-    where = ("--experiment_name", name, "--output_root", str(root))
-    subprocess.run(
-        [sys.executable, "-m", "pruning", "global", *QUICK, *judged, *where], cwd=ROOT, check=True, capture_output=True
-    )
+    assert main(["global", *QUICK, *judged, "--experiment_name", name, "--output_root", str(root)]) == 0
 
 
 @pytest.fixture(scope="module")

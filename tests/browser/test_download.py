@@ -15,6 +15,7 @@ from pruning.export.hugging_face import save_model
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
+from pruning.settings import Settings
 from tests.browser.studio import Studio
 from tests.tiny_models import tiny_model
 
@@ -31,7 +32,7 @@ def experiment(server, tmp_path) -> Experiment:
     save_model(tiny_model("llama"), None, tmp_path / "source")
     header = CheckpointHeader.read(tmp_path / "source")
     made = Experiment.create(server.output_root, "large")
-    made.write_settings({"base_model": str(tmp_path / "source"), "strategy": "global"})
+    made.write_settings(Settings(base_model=str(tmp_path / "source"), strategy="global"))
     made.write_model(header, {})
     plan = PruningPlan.keep_all(header.shape, fingerprint=header.fingerprint)
     source = {"fingerprint": header.fingerprint, "importance_method": "taylor"}

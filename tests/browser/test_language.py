@@ -6,21 +6,14 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from pruning.experiment import Experiment
-from pruning.runs import steps
-from pruning.settings import resolve
 from tests.browser.studio import Studio, sentence
-
-QUICK = {"num_samples": 4, "seq_len": 16, "layer_importance_samples": 2, "eval_windows": 4, "eval_seq_len": 16}
+from tests.runs.quick_runs import copy_of
 
 
 @pytest.fixture(scope="module")
-def experiment(server) -> Experiment:
+def experiment(server, measured_demo) -> Experiment:
     """An experiment whose importance was measured, named `languages`."""
-    made = Experiment.create(server.output_root, "languages")
-    settings = QUICK | {"base_model": "demo", "output_root": str(server.output_root), "experiment_name": made.name}
-    made.write_settings(resolve(settings))
-    steps.run("measure", made)
-    return made
+    return copy_of(measured_demo, server.output_root, "languages")
 
 
 def speak(page: Page, name: str) -> None:
@@ -40,16 +33,16 @@ def test_switching_keeps_the_sliders_and_stands_in_the_link(server, experiment, 
     page = new_context().new_page()
     english, chinese = Studio(page, server.url, server.output_root), Studio(page, server.url, server.output_root, "zh")
     english.open("plan", experiment=experiment.name, strategy="layer", plan_section="sweep")
-    for _ in range(7):
+    for _ in range(2):
         ratio_slider(page).press("ArrowRight")
-    page.wait_for_url(re.compile("ratio=0.32"))
+    page.wait_for_url(re.compile("ratio=0.27"))
     english.settle()
 
     speak(page, "中文")
     page.wait_for_url(re.compile(r"[?&]lang=zh"))
     chinese.settle()
     expect(heading(page)).to_have_text(sentence("plan.title", "zh"))
-    expect(ratio_slider(page, "zh")).to_have_value("0.32")
+    expect(ratio_slider(page, "zh")).to_have_value("0.27")
     for key, option in (("plan.strategy", "plan.strategy.layer"), ("plan.section", "plan.section.sweep")):
         group = page.get_by_role("radiogroup", name=sentence(key, "zh"), exact=True)
         expect(group.get_by_role("radio", name=sentence(option, "zh"), exact=True)).to_be_checked()
@@ -64,7 +57,7 @@ def test_switching_keeps_the_sliders_and_stands_in_the_link(server, experiment, 
     speak(page, "English")
     page.wait_for_url(re.compile(r"[?&]lang=en"))
     expect(heading(page)).to_have_text(sentence("plan.title"))
-    expect(ratio_slider(page)).to_have_value("0.32")
+    expect(ratio_slider(page)).to_have_value("0.27")
 
 
 def test_the_language_goes_along_to_other_screens(server, new_context):

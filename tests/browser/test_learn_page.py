@@ -6,7 +6,6 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.studio import JOB_SECONDS, Studio
-from tests.browser.test_accessibility import findings
 from tests.runs.learned import learn_all
 
 CHAPTERS = {"matrix": 1, "group": 1, "cut": 5, "strategies": 2, "knapsack": 2, "scores": 2}  # and their charts
@@ -23,13 +22,14 @@ def experiment(server, tmp_path_factory) -> str:
 def test_every_chapter_shows_its_pictures(server, new_context, studio, experiment, language, scheme):
     context = new_context(color_scheme=scheme, locale={"en": "en-US", "zh": "zh-CN"}[language])
     tab = Studio(context.new_page(), server.url, studio.screenshots, language)
+    tab.open("learn", experiment=experiment)
     for chapter, charts in CHAPTERS.items():
-        tab.open("learn", experiment=experiment, learn_section=chapter)
+        tab.choose("learn.section", f"learn.section.{chapter}")
         expect(tab.page.get_by_role("heading", name=tab.said(f"learn.{chapter}.title"), exact=True)).to_be_visible()
         tab.sees_charts(charts)
         expect(tab.alerts()).to_have_count(0)
         expect(tab.button("learn.measure")).to_have_count(0)
-        assert findings(tab) == [], chapter
+        assert tab.findings() == [], chapter
         tab.screenshot(f"learn_{chapter}_{scheme}_{language}")
     tab.page.close()
 

@@ -4,39 +4,39 @@ plans are tried before they are cut.
 
 import json
 import re
-import shutil
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import Locator, expect
 
 from pruning.experiment import Experiment
 from pruning.runs import steps
-from pruning.settings import resolve
-from tests.browser.studio import AS_A_HAND, JOB_SECONDS, Studio, sentence, wait_until
-from tests.browser.test_chart_in_place import QUICK, drag
+from tests.browser.studio import AS_A_HAND, JOB_SECONDS, Studio, sentence, wait_until, worker_stands_still
+from tests.browser.test_chart_in_place import drag
+from tests.runs.quick_runs import copy_of
 
 CHARTS = ("rates", "groups", "removed", "balance", "curve")
 ALL = set(CHARTS)
 BY_LAYER = ALL - {"balance"}  # with attention untouched, the balance may stay as it is
 ROW_HEIGHT, HEADER = 35, 35  # of the table on the canvas
-PREVIEW_WINDOWS, SWEEP_WINDOWS = 8, 256
+PREVIEW_WINDOWS, SWEEP_WINDOWS = 8, 64
 
 # One thumb of a slider: its label, which of its thumbs, the key, how often, and the charts that must be others then.
 SLIDERS = {
     "global": (
-        ("setting.pruning_ratio", 0, "ArrowLeft", 10, ALL),
+        ("setting.pruning_ratio", 0, "ArrowLeft", 3, ALL),
         ("plan.layers_cut", 0, "ArrowRight", 2, BY_LAYER),
         ("plan.layers_cut", 1, "ArrowLeft", 2, BY_LAYER),
-        ("plan.split", 0, "ArrowRight", 3, ALL),
+        ("plan.split", 0, "ArrowRight", 2, ALL),
     ),
     "layer": (
-        ("setting.pruning_ratio", 0, "ArrowRight", 5, BY_LAYER),
+        ("setting.pruning_ratio", 0, "ArrowRight", 2, BY_LAYER),
         ("plan.split", 0, "ArrowRight", 1, ALL),
-        ("setting.importance_weight", 0, "ArrowLeft", 5, BY_LAYER - {"curve"}),
-        ("plan.bounds", 0, "ArrowLeft", 5, BY_LAYER - {"curve"}),
+        ("setting.importance_weight", 0, "ArrowLeft", 2, BY_LAYER - {"curve"}),
+        ("plan.bounds", 0, "ArrowLeft", 2, BY_LAYER - {"curve"}),
         ("plan.bounds", 1, "ArrowRight", 20, BY_LAYER - {"curve"}),
     ),
-    "uniform": (("setting.pruning_ratio", 0, "ArrowRight", 5, BY_LAYER), ("plan.split", 0, "ArrowRight", 2, ALL)),
+    "uniform": (("setting.pruning_ratio", 0, "ArrowRight", 2, BY_LAYER), ("plan.split", 0, "ArrowRight", 2, ALL)),
 }
 _WATCH = """node => {
     window.drawn ??= {}
@@ -46,22 +46,10 @@ _WATCH = """node => {
 _SHOWN = "node => JSON.stringify([node.data.map(trace => [trace.x, trace.y, trace.base]), node.layout.shapes])"
 
 
-@pytest.fixture(scope="module")
-def measured(server) -> Experiment:
-    """Measured on the demo model with a few short windows, importance of layers included."""
-    experiment = Experiment.create(server.output_root, "shaped")
-    settings = QUICK | {"layer_importance_samples": 8, "base_model": "demo", "output_root": str(server.output_root)}
-    experiment.write_settings(resolve(settings | {"experiment_name": experiment.name}))
-    steps.run("measure", experiment)
-    return experiment
-
-
 @pytest.fixture
-def experiment(measured, request) -> Experiment:
+def experiment(server, measured_demo, request) -> Experiment:
     """A copy of the measured experiment, named after the test."""
-    folder = measured.folder.with_name(request.node.name.replace("_", "-")[:60])
-    shutil.copytree(measured.folder, folder)
-    return Experiment(folder)
+    return copy_of(measured_demo, server.output_root, request.node.name.replace("_", "-")[:60])
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +265,7 @@ def test_a_preview_gives_the_perplexity_of_the_cut_model(page: Studio, experimen
     page.press("plan.save")
     expect(page.page.get_by_text(sentence("plan.saved"))).to_be_visible()
     judged = {"eval_windows": PREVIEW_WINDOWS, "test_before_prune": True, "test_after_prune": True, "save_model": False}
-    experiment.write_settings(experiment.settings | judged)
+    experiment.write_settings(replace(experiment.settings, **judged))
     steps.run("prune", experiment)
     metrics = experiment.metrics()
     [before], [after] = (metrics["perplexity"][stage].values() for stage in ("before", "after"))
@@ -293,9 +281,10 @@ def test_a_sweep_is_cancelled_goes_on_and_a_point_is_taken(page: Studio, experim
     page.choose("plan.section", "plan.section.sweep")
     page.enter("setting.eval_windows", str(SWEEP_WINDOWS))
     page.press("trial.sweep.start")
-    expect(page.button("job.cancel")).to_be_visible()
     wait_until(lambda: len(trials_of(experiment)) >= 3)
-    page.press("job.cancel")
+    with worker_stands_still(experiment.folder, "perplexity"):
+        page.press("job.cancel")
+        wait_until(experiment.path("cancel").exists)
     expect(page.page.get_by_text(sentence("job.cancelled.kept"))).to_be_visible()
     finished = trials_of(experiment)
     left = 11 - (len(finished) - 1)

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.reference import greedy_plan, logits_elsewhere, masked_logits
-from tests.browser.studio import JOB_SECONDS, MAKES_PICTURES, SCREENS, Studio, sentence, wait_until
+from tests.browser.studio import JOB_SECONDS, MAKES_PICTURES, SCREENS, Studio, sentence, wait_until, worker_stands_still
 from ui import tour
 
 DEMO_PARAMETERS, NUM_LAYERS = 6_561_920, 32
@@ -21,7 +21,7 @@ ATTENTION_GROUP_COST, MLP_CHANNEL_COST = 10_240, 384
 RATIO, NAMED_LAYER = 0.30, 17
 SPARED_LAYERS = (0, 1, 2, NAMED_LAYER, 30, 31)  # by default the first 3 and last 2, and the one named here
 BYTES_PER_PARAMETER = 2  # the demo model is stored as bfloat16
-EVAL_WINDOWS = 32
+SAMPLES, EVAL_WINDOWS = (128, 32) if MAKES_PICTURES else (16, 16)
 
 
 @pytest.mark.timeout(900)
@@ -64,13 +64,19 @@ def test_a_plan_edited_by_hand_cuts_attention(studio: Studio, server, tmp_path):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"] if MAKES_PICTURES else ["en"])
-def test_links_open_every_screen_of_the_experiment_in_the_dark(studio: Studio, server, new_context, language):
+def test_links_open_every_screen_without_a_serious_finding_of_axe_core_dark_and_light(
+    studio: Studio, server, new_context, language
+):
     other = Studio(new_context(color_scheme="dark").new_page(), server.url, studio.screenshots, language)
     for screen in SCREENS:
+        other.page.emulate_media(color_scheme="dark")
         other.open(screen, experiment=first_experiment(server.output_root).name, lang=language)
         expect(other.page.get_by_text(other.said("explain.title"))).to_be_visible()
         expect(other.alerts()).to_have_count(0)
         other.screenshot("_".join([screen if screen != "recover" else "recover_form", "dark", language]))
+        assert other.findings() == [], screen
+        other.turn_light()
+        assert other.findings() == [], screen
     other.page.close()
 
 
@@ -109,23 +115,27 @@ def see_the_model(studio: Studio) -> None:
 
 
 def measure_importance(studio: Studio, output_root: Path) -> Path:
-    """With the settings that stand there: 128 windows of 128 tokens. Returns the experiment's folder."""
+    """128 windows of 128 tokens stand there; the preset `quick` is measured. Returns the experiment's folder."""
     studio.follow_the_tour("importance")
     at_stop(studio, "importance")
     studio.frame("2_measure")
     expect(studio.field("setting.num_samples")).to_have_value("128")
     expect(studio.field("setting.seq_len")).to_have_value("128")
     studio.screenshot("importance_empty")
+    if SAMPLES == 16:
+        studio.press("importance.preset.quick")
+        expect(studio.field("setting.num_samples")).to_have_value("16")
     studio.press("importance.start")
     expect(studio.button("job.cancel")).to_be_visible()
-    studio.page.reload()
-    expect(studio.button("job.cancel")).to_be_visible()  # a reload is a new session; it finds the job again
-    expect(studio.page.get_by_text(re.compile(r"\d+ of 128 samples, [\d.]+ samples/s .* s left"))).to_be_visible()
-    expect(studio.button("importance.start")).to_be_disabled()
-    studio.screenshot("importance_running", of_a_running_job=True)
-    expect(studio.page.get_by_text(sentence("explain.title"))).to_be_visible(timeout=JOB_SECONDS * 1000)
     experiment = first_experiment(output_root)
-    expect(studio.page.get_by_text("128 windows of 128 tokens of python-stdlib")).to_be_visible()
+    with worker_stands_still(experiment):
+        studio.page.reload()
+        expect(studio.button("job.cancel")).to_be_visible()  # a reload is a new session; it finds the job again
+        expect(studio.page.get_by_text(re.compile(r"\d+ of \d+ samples, [\d.]+ samples/s .* s left"))).to_be_visible()
+        expect(studio.button("importance.start")).to_be_disabled()
+        studio.screenshot("importance_running", of_a_running_job=True)
+    expect(studio.page.get_by_text(sentence("explain.title"))).to_be_visible(timeout=JOB_SECONDS * 1000)
+    expect(studio.page.get_by_text(f"{SAMPLES} windows of 128 tokens of python-stdlib")).to_be_visible()
     studio.sees_charts(3)
     studio.screenshot("importance")
     studio.frame("3_importance", at="importance.result")

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
+from pruning.__main__ import main
 from pruning.experiment import Experiment
 from tests.browser.conftest import ROOT, _end, _free_port, _wait_until_up, is_healthy
 from tests.browser.studio import SCREENS, Studio
@@ -103,8 +104,7 @@ def experiment(server, tmp_path_factory) -> Experiment:
     folder = tmp_path_factory.mktemp("strange")
     model, text = save_tiny_model(folder / PICTURE_IN_A_NAME), write_text(folder / f"{PICTURE_IN_A_NAME}.txt")
     flags = quick_flags(model, text, server.output_root, experiment_name="strange", pruning_ratio=0.03)
-    command = [sys.executable, "-m", "pruning", "global", *flags, "--save_model", "--reconstruct"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert main(["global", *flags, "--save_model", "--reconstruct"]) == 0
     made = Experiment.open(server.output_root, "strange")
     for path in made.folder.glob("*.json"):
         said = path.read_text(encoding="utf-8")

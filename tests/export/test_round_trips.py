@@ -1,6 +1,6 @@
 """Every format brings back every shape of every family: written here, opened and compared in a fresh process.
 
-One process per format looks at all families and shapes; its cache of model code is empty. Formats that cannot hold a shape
+One process looks at all formats, families and shapes; its cache of model code is empty. Formats that cannot hold a shape
 refuse it, and say what to choose.
 """
 
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,18 @@ COMPARE = """
 """
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_every_shape_of_every_family_comes_back_in_a_fresh_process(tmp_path, name):
-    cases, refused = [], []
+@dataclass(frozen=True)
+class Found:
+    """Of one format: what was compared, and the families of which a shape was refused, with the sentence."""
+
+    results: list[dict]
+    refused: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[str, Found]:
+    """All formats of all shapes of all families, compared in one process."""
+    tmp_path, cases, refused = tmp_path_factory.mktemp("round_trips"), [], []
     for family in FAMILIES:
         for number, removed in enumerate(CUTS.values()):
             _, model = pruned(family, removed, vocab_size=300)
@@ -43,14 +53,24 @@ def test_every_shape_of_every_family_comes_back_in_a_fresh_process(tmp_path, nam
             save_model(model, None, folder)
             reference = tmp_path / f"{family}-{number}.safetensors"
             _write_reference(reference, folder, model, None, random_ids(4, 16, 300))
-            try:
-                refuse(name, CheckpointHeader.read(folder))
-            except PruningError as error:
-                refused.append((family, str(error)))
-                continue
-            source = [] if name == HF else [str(folder)]
-            cases.append([str(write(name, folder)), str(reference), "cpu", KINDS[name], *source])
-    results = compared_elsewhere(cases, tmp_path)
+            for name, kind in KINDS.items():
+                try:
+                    refuse(name, CheckpointHeader.read(folder))
+                except PruningError as error:
+                    refused.append((name, family, str(error)))
+                    continue
+                source = [] if name == HF else [str(folder)]
+                cases.append([str(write(name, folder)), str(reference), "cpu", kind, *source])
+    results = list(zip([case[3] for case in cases], compared_elsewhere(cases, tmp_path), strict=True))
+    return {
+        name: Found([result for k, result in results if k == kind], [(family, why) for n, family, why in refused if n == name])
+        for name, kind in KINDS.items()
+    }
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_shape_of_every_family_comes_back_in_a_fresh_process(found, name):
+    results, refused = found[name].results, found[name].refused
     assert len(results) + len(refused) == len(CUTS) * len(FAMILIES)
     assert max(result["max_abs_diff"] for result in results) < 1e-4
     assert all(result["top1"] == 1.0 for result in results)

@@ -56,7 +56,7 @@ def test_activations_grow_with_tokens_and_with_what_flows_back():
 def test_the_estimate_is_near_the_measured_peak(method, seq_len):
     """In a process of its own, beyond the loaded weights; float32."""
     shape = ModelShape.from_config(CheckpointHeader.read(DEMO_FOLDER).config)
-    case = Case((method,), DEMO, samples=16, seq_len=seq_len)
+    case = Case((method,), DEMO, samples=8, seq_len=seq_len)
     found = run_alone(case, WORKER_ENVIRONMENT | {"OMP_NUM_THREADS": "2"}).peak_bytes
     estimated = measuring_bytes(shape, method, 4, case.batch_size * seq_len) - weight_bytes(shape, 4)
     assert found / 1.3 < estimated < found * 1.3

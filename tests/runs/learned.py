@@ -10,6 +10,7 @@ from pruning.model.model_source import DEMO_FOLDER
 from pruning.runs import steps
 from pruning.runs.sensitivity import findings
 from pruning.runs.sensitivity.findings import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED
+from tests.requests import ask_to_learn
 from tests.runs.quick_runs import VOCABULARY, new_experiment, quick_settings, write_text
 from tests.tiny_models import tiny_model
 
@@ -28,6 +29,6 @@ def learn_all(root: Path, name: str, model_folder: Path, sizes: dict) -> Experim
     )
     steps.run("measure", experiment)
     for kind, options in ASKED:
-        findings.ask(experiment, findings.request(experiment, experiment.read_table(), kind, **options))
+        ask_to_learn(experiment, findings.request(experiment, experiment.read_table(), kind, **options))
         steps.run("learn", experiment)
     return experiment

@@ -7,30 +7,35 @@ at each step, progress report and line it says, and does it once, to itself.
 import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
+from loky import ProcessPoolExecutor
 from transformers import AutoTokenizer
 
 from pruning.experiment import Experiment
 from pruning.export.hugging_face import save_model
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.process import is_alive
-from pruning.runs import jobs
-from pruning.runs.progress import RunReport
+from pruning.runs.progress import Progress
 from pruning.runs.status import JobStatus, last_written, request_cancel
-from pruning.settings import resolve
+from pruning.settings import Settings, resolve
 from tests.tiny_models import tiny_model
 
 VOCABULARY = 4096  # the demo tokenizer's
 STEPS_THAT_RUN = ("load", "baseline", "gradients", "group_table", "selection", "cut", "empty_layers", "statistics")
 STEPS_THAT_RUN += ("perplexity", "save")
+QUICK_DEMO = {"base_model": "demo", "num_samples": 4, "seq_len": 16, "eval_windows": 4, "eval_seq_len": 16}
+QUICK_DEMO |= {"layer_importance_samples": 4}
 RESULT = {"pruning_analysis.csv", "samples.json", "pruning_strategy.png"}  # of a cut; there when it came to its end
 
 
@@ -42,11 +47,11 @@ def save_tiny_model(folder: Path, family: str = "llama") -> Path:
 
 
 def write_text(path: Path) -> Path:
-    path.write_text("\n".join(f"value_{i} = {i} * {i % 7}" for i in range(400)))
+    path.write_text("\n".join(f"value_{i} = {i} * {i % 7}" for i in range(100)))
     return path
 
 
-def quick_settings(model: Path, text: Path, **changes) -> dict:
+def quick_settings(model: Path, text: Path, **changes) -> Settings:
     """Settings with which every step runs, but `save` only when asked for; its check loads a fresh process."""
     settings = {"base_model": str(model), "corpus": str(text), "eval_corpus": str(text), "pruning_ratio": 0.03}
     settings |= {"num_samples": 6, "seq_len": 16, "gradient_batch_size": 2, "eval_seq_len": 16, "eval_windows": 6}
@@ -61,8 +66,15 @@ def quick_flags(model: Path, text: Path, root: Path, **changes) -> list[str]:
     return [*(f"--{name}={value}" for name, value in flags.items()), "--test_before_prune", "--test_after_prune"]
 
 
-def new_experiment(root: Path, name: str, settings: dict) -> Experiment:
+def new_experiment(root: Path, name: str, settings: Settings) -> Experiment:
     return Experiment.create(root, name, prepare=lambda new: new.write_settings(settings))
+
+
+def copy_of(experiment: Experiment, root: Path, name: str) -> Experiment:
+    """The same under another name, as if it had been made there."""
+    copy = Experiment(Path(shutil.copytree(experiment.folder, root / name)))
+    copy.write_settings(replace(experiment.settings, output_root=str(root), experiment_name=name))
+    return copy
 
 
 def files_of(experiment: Experiment) -> set[str]:
@@ -115,15 +127,26 @@ def plan_fault(experiment: Experiment, at: str, do: str) -> None:
     _fault_file(experiment).write_text(json.dumps({"at": at, "do": do}))
 
 
+def forked_worker(initializer: Callable[[], None] = lambda: None) -> Executor:
+    """A fork of this process, where the app's own worker loads torch anew for seconds."""
+    fork = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(1, timeout=None, context=fork, initializer=_begin_a_fork, initargs=(initializer,))
+
+
 def clumsy_worker() -> Executor:
-    """A real worker that looks for faults."""
-    return jobs.loky_worker(look_for_faults)
+    """A worker that looks for faults."""
+    return forked_worker(look_for_faults)
+
+
+def _begin_a_fork(initializer: Callable[[], None]) -> None:
+    threading._threading_atexits.clear()  # they wait for threads that only the parent has
+    initializer()
 
 
 def look_for_faults() -> None:
-    RunReport.step = _with_fault_in_block(RunReport.step)
-    RunReport.progress = _with_fault(RunReport.progress, lambda report, *_: f"progress {report.status.step}")
-    RunReport.say = _with_fault(RunReport.say, lambda report, line: f"say {line.strip()}")
+    Progress.step = _with_fault_in_block(Progress.step)
+    Progress.advance = _with_fault(Progress.advance, lambda report, *_: f"progress {report.status.step}")
+    Progress.say = _with_fault(Progress.say, lambda report, line: f"say {line.strip()}")
 
 
 def _with_fault_in_block(step):

@@ -23,6 +23,7 @@ from pruning.planning.plan import PruningPlan
 from pruning.runs import export as export_step
 from pruning.runs import steps
 from pruning.runs.export_request import ExportRequest
+from pruning.runs.requests import Request, write_request
 from pruning.words import readable_size
 from tests.runs.quick_runs import files_of, save_tiny_model
 
@@ -115,7 +116,7 @@ def test_every_format_is_made_checked_and_recorded(experiment, same_process, tmp
     assert "| `gguf-q8_0` |" in card and "model-Q8_0.gguf" in card
     assert "needed" in capsys.readouterr().out
     experiment.forget_result()
-    assert not {name for name in files_of(experiment) if name.startswith(("model", "pytorch_model", "export.json"))}
+    assert not {name for name in files_of(experiment) if name.startswith(("model", "pytorch_model"))}
 
 
 def one_sentence(capsys) -> str:
@@ -125,7 +126,7 @@ def one_sentence(capsys) -> str:
 
 
 def test_no_room_is_one_sentence_and_leaves_nothing(experiment, monkeypatch, capsys):
-    before = files_of(experiment) | {"export.json"}
+    before = files_of(experiment) | {"request.json"}
     monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     assert export(experiment, "--format=gguf") == 2
     assert "There is not enough space" in one_sentence(capsys)
@@ -159,7 +160,7 @@ def test_a_target_that_exists_and_a_name_with_a_slash_are_refused(experiment, tm
     assert export(experiment, "--push=a/b/c") == 2
     assert "'a/b/c' cannot name a repository" in one_sentence(capsys)
     assert export(experiment, "--push=a/b", "--format=gguf,hf-float16") == 2
-    assert "hf-float16 is not uploaded" in one_sentence(capsys) and not experiment.has("export.json")
+    assert "hf-float16 is not uploaded" in one_sentence(capsys) and not experiment.has("request.json")
     assert main(["export", *where(tmp_path, "a/b")]) == 2
     assert "a/b" in one_sentence(capsys)
     logs = "".join(path.read_text() for path in experiment.folder.rglob("*") if path.suffix in (".log", ".json", ".txt"))
@@ -224,7 +225,7 @@ def test_a_dry_run_of_streaming_names_the_memory_it_takes(cut_by_stream, tmp_pat
 
 @pytest.mark.parametrize(("name", "check"), [("bin", "check_file"), ("hf-float16", "check_reload")])
 def test_a_cancelled_export_leaves_nothing(experiment, same_process, monkeypatch, name, check):
-    ExportRequest((name,)).write(experiment)
+    write_request(experiment, Request("export", ExportRequest((name,)).arguments))
     before = {path.name for path in experiment.folder.iterdir()}
 
     def stop(*args):
@@ -238,7 +239,7 @@ def test_a_cancelled_export_leaves_nothing(experiment, same_process, monkeypatch
 
 
 def test_a_folder_that_fails_its_check_leaves_the_older_one(experiment, monkeypatch):
-    ExportRequest(("hf-float16",)).write(experiment)
+    write_request(experiment, Request("export", ExportRequest(("hf-float16",)).arguments))
     experiment.path("model-float16").mkdir()
     experiment.path("model-float16", "README.md").touch()
     monkeypatch.setattr(reload_check, "_in_fresh_process", lambda *args: {"max_abs_diff": 0.5, "top1": 0.9})
@@ -249,7 +250,7 @@ def test_a_folder_that_fails_its_check_leaves_the_older_one(experiment, monkeypa
 
 
 def test_a_file_that_fails_its_check_is_not_offered(experiment, monkeypatch):
-    ExportRequest(("bin",)).write(experiment)
+    write_request(experiment, Request("export", ExportRequest(("bin",)).arguments))
     answer = {"max_abs_diff": 0.5, "top1": 0.9, "exact": True}
     monkeypatch.setattr(reload_check, "_in_fresh_process", lambda *args: dict(answer))
     with pytest.raises(PruningError, match="not offered for download"):
@@ -259,7 +260,7 @@ def test_a_file_that_fails_its_check_is_not_offered(experiment, monkeypatch):
 
 @pytest.mark.parametrize(("gap", "offered"), [(2e-4, False), (float("nan"), False), (5e-5, True)])
 def test_a_file_that_llama_cpp_reads_differently_is_not_offered(experiment, monkeypatch, gap, offered):
-    ExportRequest(("gguf-f32",)).write(experiment)
+    write_request(experiment, Request("export", ExportRequest(("gguf-f32",)).arguments))
     answer = {"max_abs_diff": 0.0, "top1": 1.0, "exact": True, "llama_cpp": {"tokens": 32, "equal": 1, "gap": gap}}
     monkeypatch.setattr(reload_check, "_in_fresh_process", lambda *args: answer)
     with nullcontext() if offered else pytest.raises(PruningError, match="for 1 of 32 tokens only"):

@@ -12,7 +12,9 @@ import pytest
 from pruning.errors import PruningError
 from pruning.process import start_of
 from pruning.runs.jobs import JobQueue
+from pruning.runs.requests import Request, read_request, write_request
 from pruning.runs.status import JobStatus, claim, create_experiment, last_written, read_status, this_process, write_status
+from pruning.settings import Settings
 from tests.runs.quick_runs import (
     STEPS_THAT_RUN,
     assert_nothing_half_written,
@@ -54,11 +56,11 @@ def long_text(tmp_path):
 
 
 def test_of_all_that_ask_at_once_one_gets_the_experiment_and_the_others_change_nothing(make):
-    experiment, written = make(), []
+    experiment = make()
 
     def ask(number: int) -> str:
         try:
-            claim(experiment, "measure", lambda: written.append(number))
+            claim(experiment, Request("measure", {"number": number}))
         except PruningError as error:
             return error.code
         return "claimed"
@@ -66,21 +68,28 @@ def test_of_all_that_ask_at_once_one_gets_the_experiment_and_the_others_change_n
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(32)))
     assert sorted(answers) == ["claimed"] + ["experiment_busy"] * 31
-    assert written == [answers.index("claimed")]
+    assert read_request(experiment).arguments == {"number": answers.index("claimed")}
     assert read_status(experiment).process == this_process()
 
 
-def test_a_request_that_is_refused_leaves_the_last_status(queue, make):
+def test_a_job_that_is_refused_leaves_what_was_asked_before(queue, make):
     experiment = make()
-    write_status(experiment, JobStatus("measure", "done"))
-    before = experiment.path("job.json").read_bytes()
+    write_request(experiment, Request("recover", {"settings": {"finetune": True}}))
+    write_status(experiment, JobStatus("measure", "running", process=this_process()))
+    before = {path: path.read_bytes() for path in experiment.folder.iterdir() if path.is_file()}
+    with pytest.raises(PruningError, match="worked on"):
+        queue.submit("export", experiment, arguments={"formats": ["bin"]})
+    assert {path: path.read_bytes() for path in experiment.folder.iterdir() if path.is_file()} == before
+    assert queue.place(experiment) == 0
 
-    def refuse() -> None:
-        raise PruningError("recover_nothing")
 
-    with pytest.raises(PruningError):
-        queue.submit("recover", experiment, request=refuse)
-    assert experiment.path("job.json").read_bytes() == before and queue.place(experiment) == 0
+def test_what_a_job_is_asked_is_there_when_it_begins(queue, make):
+    experiment = make()
+    queue.submit("measure", experiment, arguments={"anything": [1]})
+    assert read_request(experiment) == Request("measure", {"anything": [1]})
+    assert wait_for_end(experiment).state == "done"
+    queue.submit("measure", experiment)
+    assert read_request(experiment) == Request("measure")
 
 
 def test_a_damaged_status_keeps_nobody_from_a_job(queue, make):
@@ -111,17 +120,18 @@ def assert_second_try_succeeds(queue, experiment, whole: set[str]) -> None:
 def test_a_job_that_goes_well_is_done_and_its_files_are_there(whole):
     assert whole == {
         *("description.txt", "global_group_table.csv", "global_group_table.csv.json", "groups_to_prune.csv"),
-        *("groups_to_prune.csv.json", "plan.json", "metrics.json", "pruning_analysis.csv", "samples.json", "job.json"),
-        *("<time>", "<time>/training.log", "pruning_strategy.png"),
+        *("groups_to_prune.csv.json", "plan.json", "metrics.json", "pruning_analysis.csv", "samples.json"),
+        *("job.json", "request.json", "<time>", "<time>/training.log", "pruning_strategy.png"),
     }
 
 
-def test_the_worker_stays_for_the_next_job(queue, make):
-    experiments = [make("one"), make("two")]
+def test_the_worker_stays_for_the_next_job(make):
+    queue, experiments = JobQueue(), [make("one"), make("two")]  # with the app's own worker
     for experiment in experiments:
         queue.submit("measure", experiment)
     one, two = (wait_for_end(experiment).process for experiment in experiments)
     assert one == two and one != read_status(experiments[0]).started
+    queue.shutdown()
 
 
 def test_a_fault_of_the_input_is_its_sentence(queue, make, tmp_path):
@@ -171,7 +181,7 @@ def test_memory_that_runs_out_is_advice_and_the_next_job_runs(queue, make, whole
     )
     assert_nothing_half_written(experiment, whole, table=False)
     plan_fault(experiment, "step load", "lift memory limit")
-    experiment.write_settings(experiment.settings | {"num_samples": 6, "gradient_batch_size": 2})
+    experiment.write_settings(replace(experiment.settings, num_samples=6, gradient_batch_size=2))
     assert_second_try_succeeds(queue, experiment, whole)
 
 
@@ -271,13 +281,14 @@ def test_what_another_process_took_since_the_worker_died_is_its_own(make, tmp_pa
     queue.submit("measure", behind)
     first = executor.future
     write_status(experiment, replace(last_written(experiment), state="cancelled"))
-    take = "import sys; from pruning.experiment import Experiment; from pruning.runs.status import claim; "
-    take += f"claim(Experiment.open({str(tmp_path)!r}, 'run'), 'export'); print('taken', flush=True); sys.stdin.read()"
+    take = "import sys; from pruning.experiment import Experiment; from pruning.runs.requests import Request; "
+    take += "from pruning.runs.status import claim; "
+    take += f"claim(Experiment.open({str(tmp_path)!r}, 'run'), Request('export')); print('taken', flush=True); sys.stdin.read()"
     # By a shell, as no child of this process: those are workers.
     command = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, take]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"taken\n"
-        experiment.path("export.json").write_text("what is asked of it")
+        write_request(experiment, Request("export", {"formats": ["bin"]}))
         if is_asked_to_stop:
             queue.cancel(experiment)
         before = {path: path.read_bytes() for path in experiment.folder.iterdir()}
@@ -301,7 +312,7 @@ def test_a_damaged_status_does_not_keep_the_next_job_from_its_turn(make, error):
 
 
 def test_an_experiment_whose_job_was_never_submitted_is_free_once_it_is_cancelled(queue, tmp_path):
-    experiment = create_experiment(tmp_path, "run", {}, "measure")
+    experiment = create_experiment(tmp_path, "run", Settings(), "measure")
     with pytest.raises(PruningError, match="is being worked on"):
         experiment.delete()
     queue.cancel(experiment)
@@ -311,10 +322,10 @@ def test_an_experiment_whose_job_was_never_submitted_is_free_once_it_is_cancelle
 
 
 def test_an_experiment_whose_folder_went_with_all_around_it_is_unknown(tmp_path):
-    experiment = new_experiment(tmp_path / "root", "run", {})
+    experiment = new_experiment(tmp_path / "root", "run", Settings())
     shutil.rmtree(tmp_path / "root")
     with pytest.raises(PruningError) as raised:
-        claim(experiment, "measure")
+        claim(experiment, Request("measure"))
     assert raised.value.code == "experiment_unknown"
 
 
@@ -327,12 +338,12 @@ def test_cancelling_what_does_not_run_leaves_no_trace(queue, make):
 def test_a_run_of_another_process_can_be_cancelled_too(queue, make):
     """The command line's runs are in no queue; the page cancels them through their folder."""
     from pruning.errors import Cancelled
-    from pruning.runs.progress import RunReport
+    from pruning.runs.progress import Progress
 
     experiment = make()
-    with pytest.raises(Cancelled), RunReport(experiment, "global") as report, report.step("gradients", 4, "samples"):
+    with pytest.raises(Cancelled), Progress(experiment, "global") as report, report.step("gradients", 4, "samples"):
         queue.cancel(experiment)
-        report.progress(1, 4)
+        report.advance(1, 4)
     assert read_status(experiment).state == "cancelled"
 
 

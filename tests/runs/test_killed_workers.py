@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_killed_in_each_step_it_is_reported_and_a_second_try_succeeds(queue, mak
     wait_until_gone(status.process)
     assert_nothing_half_written(experiment, whole, table=STEPS_THAT_RUN.index(step) > TABLE)
 
-    experiment.write_settings(experiment.settings | {"save_model": False})
+    experiment.write_settings(replace(experiment.settings, save_model=False))
     queue.submit("global", experiment)
     again = wait_for_end(experiment)
     assert again.state == "done" and again.process != status.process
@@ -87,14 +88,15 @@ def test_jobs_behind_a_killed_one_still_run(queue, make):
     assert [wait_for_end(experiment).state for experiment in (killed, behind, last)] == ["failed", "done", "done"]
 
 
-def test_a_worker_that_dies_with_nothing_to_do_is_replaced_without_a_word(queue, make):
-    first, second = make("first"), make("second")
+def test_a_worker_that_dies_with_nothing_to_do_is_replaced_without_a_word(make):
+    queue, first, second = JobQueue(), make("first"), make("second")  # with the app's own worker
     queue.submit("measure", first)
     worker = wait_for_end(first).process
     os.kill(worker[0], signal.SIGKILL)
     wait_until_gone(worker)
     queue.submit("measure", second)
     assert wait_for_end(second).state == "done"
+    queue.shutdown()
 
 
 def test_a_zip_that_was_being_packed_is_removed(queue, make):
@@ -108,7 +110,7 @@ def test_a_zip_that_was_being_packed_is_removed(queue, make):
     queue.submit("pack", experiment)
     status = wait_for_end(experiment)
     assert status.error["code"] == "worker_died"
-    assert files_of(experiment) - before == {"job.json", "<time>", "<time>/training.log"}
+    assert files_of(experiment) - before == {"job.json", "request.json", "<time>", "<time>/training.log"}
     queue.submit("pack", experiment)
     assert wait_for_end(experiment).state == "done"
     assert "model.zip" in files_of(experiment)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from pruning.runs.sensitivity import run as sensitivity
 from pruning.runs.sensitivity.findings import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED, Finding
 from pruning.runs.sensitivity.plans import protected_and_not, split_plans
 from pruning.runs.status import read_status, request_cancel
+from tests.requests import ask_to_learn
 
 OPTIONS = {
     LAYERS: {"share": 0.25, "samples": 2, "kinds": ["attention", "mlp", "both"]},
@@ -47,19 +49,19 @@ def asked(experiment: Experiment, kind: str, **options) -> findings.Request:
 
 def find_out(experiment: Experiment, kind: str, **options) -> Finding:
     wanted = asked(experiment, kind, **options)
-    findings.ask(experiment, wanted)
+    ask_to_learn(experiment, wanted)
     steps.run("learn", experiment)
     return findings.read_finding(experiment, wanted)
 
 
 @pytest.fixture
 def loaded(measured):
-    return load(open_checkpoint(measured.settings["base_model"]), measured.settings)
+    return load(open_checkpoint(measured.settings.base_model), measured.settings)
 
 
 @pytest.fixture
 def windows(measured, loaded) -> torch.Tensor:
-    return load_held_out(measured.settings | {"eval_windows": WINDOWS}, loaded).windows
+    return load_held_out(replace(measured.settings, eval_windows=WINDOWS), loaded).windows
 
 
 @torch.no_grad()
@@ -182,7 +184,7 @@ def test_after_training_both_scenarios_are_the_trained_models_that_were_cut(expe
 
 def test_what_is_trained_leaves_the_loaded_model_as_it_was(experiment, loaded):
     find_out(experiment, TRAINED)
-    warm = warm_model(open_checkpoint(experiment.settings["base_model"]), experiment.settings).model
+    warm = warm_model(open_checkpoint(experiment.settings.base_model), experiment.settings).model
     for (name, ours), theirs in zip(warm.named_parameters(), loaded.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0, msg=name)
 
@@ -228,7 +230,7 @@ def test_the_other_experiments_end(experiment, loaded, windows):
 
 @pytest.mark.parametrize("kind", [LAYERS, PROTECTION])
 def test_one_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(measured, experiment, monkeypatch, kind):
-    keep = sensitivity._Run.keep
+    keep = sensitivity._Study.keep
 
     def cancel_after_some(run, *points, **changes):
         keep(run, *points, **changes)
@@ -236,7 +238,7 @@ def test_one_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(measure
             request_cancel(experiment)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sensitivity._Run, "keep", cancel_after_some)
+        patched.setattr(sensitivity._Study, "keep", cancel_after_some)
         with pytest.raises(Cancelled):
             find_out(experiment, kind)
     wanted = asked(experiment, kind)
@@ -262,7 +264,7 @@ def test_another_text_or_table_is_another_question(experiment):
     assert first.file == findings.request(experiment, table, LAYERS).file
     assert first.file != findings.request(experiment, table, LAYERS, windows=8).file
     assert first.file != findings.request(experiment, table, LAYERS, share=0.5).file
-    experiment.write_settings(experiment.settings | {"eval_seq_len": 32})
+    experiment.write_settings(replace(experiment.settings, eval_seq_len=32))
     assert first.file != findings.request(experiment, table, LAYERS).file
 
 

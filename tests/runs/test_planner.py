@@ -1,7 +1,7 @@
 """Settings -> plan keeps its promises for every strategy, over random models, scores and settings."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -21,9 +21,9 @@ from pruning.planning.planner import (
     needs_layer_importance,
     plan_from_settings,
 )
-from pruning.planning.shape import ModelShape
-from pruning.settings import resolve
-from tests.planning.examples import LLAMA_3_8B, random_table, shapes, small_shape
+from pruning.planning.shape import GROUP_TYPES, ModelShape
+from pruning.settings import Settings, resolve
+from tests.planning.examples import LLAMA_3_8B, random_table, shapes, small_config, small_shape
 
 SPLITS = ("2:8", "5:5", "0:10", "10:0", "1:3.5")
 _REFUSALS = {"nothing_to_cut", "nothing_left_to_cut", "ratio_unreachable", "split_unreachable", "all_protected"}
@@ -36,7 +36,7 @@ class Task:
     """What `plan_from_settings` takes, and the layers that are protected by name, by range or frozen."""
 
     table: GroupTable
-    settings: dict
+    settings: Settings
     layers: LayerImportance
 
     @property
@@ -46,7 +46,7 @@ class Task:
     def planned(self, **changes) -> Planned:
         """The plan; the run does not count for settings that ask for too much, or for nothing."""
         try:
-            return plan_from_settings(self.table, self.settings | changes, self.layers)
+            return plan_from_settings(self.table, replace(self.settings, **changes), self.layers)
         except PruningError as error:
             assert error.code in _REFUSALS, error
             assume(False)
@@ -57,13 +57,13 @@ class Task:
     def may_be_cut(self, kind: int) -> set[int]:
         """Layers of which attention (0) or the MLP (1) may be cut, told from the settings alone."""
         given, layers = self.settings, self.shape.num_layers
-        if given["strategy"] == "uniform":
+        if given.strategy == "uniform":
             return set(range(layers))
-        prefix = "layer" if given["layer_start"] is not None else f"block_{('attention', 'mlp')[kind]}_layer"
-        inside = set(range(given[f"{prefix}_start"], given[f"{prefix}_end"]))
-        named = {int(layer) for layer in filter(None, given["protected_layers"].split(","))}
+        prefix = "layer" if given.layer_start is not None else f"block_{('attention', 'mlp')[kind]}_layer"
+        inside = set(range(getattr(given, f"{prefix}_start"), getattr(given, f"{prefix}_end")))
+        named = {int(layer) for layer in filter(None, given.protected_layers.split(","))}
         # The most important first; of equal ones the first.
-        frozen = sorted(range(layers), key=lambda i: (-self.layers.importance[i], i))[: given["freeze_top_n_layers"]]
+        frozen = sorted(range(layers), key=lambda i: (-self.layers.importance[i], i))[: given.freeze_top_n_layers]
         return inside - named - set(frozen)
 
     def ratio_base(self, basis: str) -> int:
@@ -111,7 +111,8 @@ def tasks(draw, strategy: str, **fixed) -> Task:
         plan_from_settings(table, task.settings, task.layers)
     except PruningError as error:
         assume(error.code == "ratio_unreachable" and error.values["largest"] > 0.01)
-        task.settings["pruning_ratio"] = error.values["largest"] * draw(st.floats(0.5, 1))
+        ratio = error.values["largest"] * draw(st.floats(0.5, 1))
+        task = replace(task, settings=replace(task.settings, pruning_ratio=ratio))
     return task
 
 
@@ -129,7 +130,7 @@ def cost_removed(plan: PruningPlan) -> int:
 @given(task=tasks("global", pruning_distribution="auto"))
 def test_global_never_exceeds_its_budget_and_misses_it_by_less_than_one_group(task):
     plan = task.plan()
-    budget = task.settings["pruning_ratio"] * task.ratio_base(task.settings["ratio_basis"])
+    budget = task.settings.pruning_ratio * task.ratio_base(task.settings.ratio_basis)
     assert cost_removed(plan) <= budget
     assert cost_removed(plan) > budget - max(plan.groups.block_costs)
 
@@ -138,7 +139,7 @@ def test_global_never_exceeds_its_budget_and_misses_it_by_less_than_one_group(ta
 @given(task=tasks("global"), share=st.floats(0.05, 1))
 def test_global_raising_the_ratio_never_brings_a_group_back(task, share):
     more = task.plan()
-    less = task.plan(pruning_ratio=task.settings["pruning_ratio"] * share)
+    less = task.plan(pruning_ratio=task.settings.pruning_ratio * share)
     assert (less.kept >= more.kept).all()
 
 
@@ -149,9 +150,9 @@ def test_a_layer_loses_its_rate_as_rounding_allows(task):
     protection or the split stands in the way.
     """
     planned = task.planned()
-    plan, attention_share = planned.plan, float(task.settings["pruning_distribution"].split(":")[0])
-    mlp_share = float(task.settings["pruning_distribution"].split(":")[1])
-    floor = 0 if task.settings["remove_empty_layers"] else task.settings["min_mlp_channels"]
+    plan, attention_share = planned.plan, float(task.settings.pruning_distribution.split(":")[0])
+    mlp_share = float(task.settings.pruning_distribution.split(":")[1])
+    floor = 0 if task.settings.remove_empty_layers else task.settings.min_mlp_channels
     for i, layer in enumerate(task.shape.layers):
         budget = planned.rates.applied[i] * (layer.parameters - layer.fixed_parameters)
         removed = int(plan.removed_parameters[i].sum())
@@ -171,11 +172,11 @@ def test_a_layer_loses_its_rate_as_rounding_allows(task):
 def test_uniform_cuts_all_layers_alike_and_near_its_budget(task):
     plan, layer = task.plan(), task.shape.layers[0]
     assert (plan.kept_counts == plan.kept_counts[0]).all()
-    per_layer = task.settings["pruning_ratio"] * task.shape.parameters / task.shape.num_layers
+    per_layer = task.settings.pruning_ratio * task.shape.parameters / task.shape.num_layers
     removed = int(plan.removed_parameters[0].sum())
     assert removed <= per_layer + layer.attention_group_cost / 2
-    floor = 0 if task.settings["remove_empty_layers"] else task.settings["min_mlp_channels"]
-    if not task.settings["pruning_distribution"].endswith(":0") and plan.kept_counts[0, 1] > floor:
+    floor = 0 if task.settings.remove_empty_layers else task.settings.min_mlp_channels
+    if not task.settings.pruning_distribution.endswith(":0") and plan.kept_counts[0, 1] > floor:
         assert removed > per_layer - layer.mlp_channel_cost
 
 
@@ -196,8 +197,8 @@ def test_protected_layers_are_untouched(task):
 def test_floors_hold(task, multiple):
     plan = task.plan(mlp_multiple=multiple)
     asked = [0, 0]
-    if not task.settings["remove_empty_layers"]:
-        asked = [task.settings["min_kv_groups"], task.settings["min_mlp_channels"]]
+    if not task.settings.remove_empty_layers:
+        asked = [task.settings.min_kv_groups, task.settings.min_mlp_channels]
     before = plan.groups.block_sizes.reshape(-1, 2)
     assert (plan.kept_counts >= np.minimum(asked, before)).all()
     assert plan.kept_counts[0, 0] >= 1  # the cache asks layer 0 for its length
@@ -236,7 +237,7 @@ def test_no_ratio_above_the_largest_is_ever_reached(task):
 @given(task=any_task)
 def test_a_plan_carries_the_settings_that_give_it_again(task):
     plan = task.plan()
-    again = plan_from_settings(task.table, resolve({}) | plan.settings, task.layers).plan
+    again = plan_from_settings(task.table, replace(resolve({}), **plan.settings), task.layers).plan
     assert (again.kept == plan.kept).all() and again.digest == plan.digest and again.settings == plan.settings
 
 
@@ -254,19 +255,19 @@ def test_what_a_person_keeps_and_cuts_wins_over_strategy_and_protection(task, se
     expected = plan.kept.copy()
     expected[keep], expected[cut] = True, False
     counts = np.bincount(plan.groups.block, weights=expected, minlength=len(plan.groups.block_sizes)).reshape(-1, 2)
-    asked = [task.settings["min_kv_groups"], task.settings["min_mlp_channels"]]
-    asked = [0, 0] if task.settings["remove_empty_layers"] else asked
+    asked = [task.settings.min_kv_groups, task.settings.min_mlp_channels]
+    asked = [0, 0] if task.settings.remove_empty_layers else asked
     floors = np.tile(np.array(asked), (task.shape.num_layers, 1))
     floors[0, 0] = max(floors[0, 0], 1)
     broken = counts < np.minimum(floors, plan.groups.block_sizes.reshape(-1, 2))
     if broken.any():
         with pytest.raises(PruningError) as caught:
-            plan_from_settings(task.table, task.settings | by_hand, task.layers)
+            plan_from_settings(task.table, replace(task.settings, **by_hand), task.layers)
         assert caught.value.code == "hand_floor"
         assert broken[caught.value.values["layer"], ("attention", "mlp").index(caught.value.values["kind"])]
         return
     assume(not expected.all())
-    changed = plan_from_settings(task.table, task.settings | by_hand, task.layers).plan
+    changed = plan_from_settings(task.table, replace(task.settings, **by_hand), task.layers).plan
     np.testing.assert_array_equal(changed.kept, expected)
     assert changed.by_hand.tolist() == sorted(few)
     read = PruningPlan.from_json(json.loads(json.dumps(changed.to_json())), task.shape, "abc")
@@ -394,3 +395,30 @@ def test_18_3_and_34_1_percent_of_llama_3_8b():
     matched = plan_from_settings(table, resolve({"pruning_strategy": "uniform", "match_target": True}, "layer"))
     assert f"{matched.plan.actual_ratio:.1%}" == "25.0%" and matched.plan.target_basis == "model"
     assert f"{matched.rates.applied[3]:.1%}" == "34.1%"
+
+
+@pytest.mark.parametrize(
+    ("split", "protected"),
+    [
+        ("10:0", {"block_attention_layer_start": 3, "block_attention_layer_end": 6}),
+        ("10:0", {"block_mlp_layer_start": 3, "block_mlp_layer_end": 6}),
+        ("0:10", {"block_mlp_layer_start": 3, "block_mlp_layer_end": 6}),
+        ("0:10", {"block_attention_layer_start": 3, "block_attention_layer_end": 6}),
+        ("3:7", {"block_attention_layer_start": 3, "block_attention_layer_end": 6}),
+        ("3:7", {"block_mlp_layer_start": 3, "block_mlp_layer_end": 6}),
+    ],
+)
+@pytest.mark.parametrize("ratio", [0.01, 0.03, 0.1, 0.3])
+def test_a_target_is_met_only_where_that_much_goes(split, protected, ratio):
+    """Also where one block is protected and the split leaves the other no share, or its floor ends what can go."""
+    shape = ModelShape.from_config(
+        small_config(num_hidden_layers=8, intermediate_size=600, num_attention_heads=64, num_key_value_heads=32)
+    )
+    table = random_table(shape)
+    everywhere = {f"block_{kind}_layer_{end}": {"start": 0, "end": 8}[end] for kind in GROUP_TYPES for end in ("start", "end")}
+    bounds = {"layer_min_pruning_rate": 0, "layer_max_pruning_rate": 1}
+    given = {"pruning_ratio": ratio, "pruning_distribution": split, "match_target": True, "pruning_strategy": "uniform"}
+    planned = plan_from_settings(table, resolve(everywhere | protected | bounds | given, "layer"))
+    missed = ratio - planned.plan.actual_ratio
+    rounding = shape.num_layers * shape.layers[0].attention_group_cost / shape.parameters / 2  # half a group in each layer
+    assert planned.rates.target_met == (missed <= rounding)

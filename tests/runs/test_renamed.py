@@ -10,12 +10,14 @@ import pytest
 from pruning.experiment import TABLE_FILE, Experiment
 from pruning.files import read_json
 from pruning.runs import steps, trials
-from pruning.runs.recovery_request import OF_TRAINING, ask_for_cost, ask_to_recover, cost_asked_for, recovery_asked_for
+from pruning.runs.recovery_settings import OF_TRAINING
+from pruning.runs.requests import settings_asked_for
 from pruning.runs.sensitivity import findings
 from pruning.runs.sensitivity.findings import INSIDE
 from pruning.runs.status import create_experiment, read_status, write_status
 from pruning.runs.trials import JUDGED_BY, Waiting
 from pruning.settings import plan_settings
+from tests.requests import ask_by_settings, ask_to_learn, ask_to_try
 from tests.runs.quick_runs import quick_settings, write_text
 
 
@@ -38,7 +40,7 @@ def question(experiment: Experiment) -> findings.Request:
 
 
 def judged_by(experiment: Experiment) -> dict:
-    return {name: experiment.settings[name] for name in JUDGED_BY}
+    return experiment.settings.of(JUDGED_BY)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +48,11 @@ def used(tmp_path_factory, model_folder) -> Experiment:
     """One that was measured, tried and asked for all that can be asked; then its root was moved."""
     experiment = pasted(tmp_path_factory.mktemp("log") / "at_first", "used", model_folder)
     steps.run("measure", experiment)
-    findings.ask(experiment, question(experiment))
+    ask_to_learn(experiment, question(experiment))
     steps.run("learn", experiment)
-    trials.ask_for(experiment, [Waiting(plan_settings(experiment.settings))], judged_by(experiment))
+    ask_to_try(experiment, [Waiting(plan_settings(experiment.settings))], judged_by(experiment))
     steps.run("try", experiment)
-    ask_for_cost(experiment, experiment.settings)
-    ask_to_recover(experiment, experiment.settings)
+    ask_by_settings(experiment, "recover", experiment.settings)
     shutil.move(experiment.folder.parent, experiment.folder.parent.with_name("later"))
     return Experiment(experiment.folder.parent.with_name("later") / "used")
 
@@ -79,15 +80,17 @@ def test_what_was_measured_is_known_under_another_name(renamed):
 
 def test_what_was_found_and_tried_is_known_under_another_name(renamed):
     assert findings.read_finding(renamed, question(renamed)).finished
-    known = trials.find_by_settings(trials.read_trials(renamed), plan_settings(renamed.settings), judged_by(renamed))
+    known = trials.find_by_settings(
+        trials.read_trials(renamed), renamed.read_table(), plan_settings(renamed.settings), judged_by(renamed)
+    )
     assert known.perplexity > 0
 
 
 def test_what_was_asked_names_the_text_where_it_is(renamed):
     text = str(renamed.path("calibration.txt"))
-    assert recovery_asked_for(renamed)["corpus"] == renamed.settings["corpus"] == text
-    asked = cost_asked_for(renamed)
-    assert {name: asked[name] for name in OF_TRAINING} == {name: renamed.settings[name] for name in OF_TRAINING}
+    assert settings_asked_for(renamed, "recover")["corpus"] == renamed.settings.corpus == text
+    asked = settings_asked_for(renamed, "recover")
+    assert {name: asked[name] for name in OF_TRAINING} == renamed.settings.of(OF_TRAINING)
 
 
 def test_a_finding_named_by_the_old_path_is_still_found(used, renamed):

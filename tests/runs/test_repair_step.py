@@ -11,7 +11,7 @@ from pruning.model.calibration import CALIBRATION, load_corpus
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.model.held_out import HeldOutText, perplexity
 from pruning.runs import steps
-from pruning.runs.progress import RunReport
+from pruning.runs.progress import Progress
 from pruning.runs.status import request_cancel
 from pruning.settings import resolve
 from tests.runs.quick_runs import new_experiment, quick_settings
@@ -46,14 +46,14 @@ def test_without_it_nothing_is_repaired(tmp_path, model_folder, text):
 
 def test_a_cancel_during_the_repair_leaves_no_result(tmp_path, model_folder, text, monkeypatch):
     experiment = new_experiment(tmp_path, "cancelled", quick_settings(model_folder, text, **ASKED))
-    say = RunReport.say
+    say = Progress.say
 
     def cancel_at_the_first_matrix(report, line: str) -> None:
         if "output error" in line:
             request_cancel(report.experiment)
         say(report, line)
 
-    monkeypatch.setattr(RunReport, "say", cancel_at_the_first_matrix)
+    monkeypatch.setattr(Progress, "say", cancel_at_the_first_matrix)
     with pytest.raises(Cancelled):
         steps.run("global", experiment)
     assert not experiment.is_cut and experiment.is_measured

@@ -16,7 +16,7 @@ from pruning.experiment import Experiment
 from pruning.planning.planner import plan_from_settings
 from pruning.process import start_of
 from pruning.runs import steps
-from pruning.runs.progress import RunReport, as_pruning_error
+from pruning.runs.progress import Progress, as_pruning_error
 from pruning.runs.status import STEPS, JobStatus, read_status, request_cancel, state_of, this_process, write_status
 from tests.runs.quick_runs import new_experiment, quick_settings
 
@@ -35,8 +35,8 @@ def log_of(experiment: Experiment) -> str:
 
 def test_job_file_says_what_is_being_done(experiment):
     assert read_status(experiment) is None
-    with RunReport(experiment, "measure") as report, report.step("gradients", 8, "samples"):
-        report.progress(8, 8)
+    with Progress(experiment, "measure") as progress, progress.step("gradients", 8, "samples"):
+        progress.advance(8, 8)
         content = json.loads(experiment.path("job.json").read_text())
         assert content["process"] == list(this_process()) and re.fullmatch(r"\d{8}_\d{6}/training\.log", content["log"])
         assert content.keys() - {"process", "log", "started", "updated", "step_started"} == {
@@ -57,16 +57,16 @@ def test_rate_and_time_left_follow_from_the_work_done():
 def test_bytes_are_told_as_people_read_them(experiment, monkeypatch, capsys):
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
-    with RunReport(experiment, "pack", console=True) as report, report.step("save", unit="bytes"):
+    with Progress(experiment, "pack", console=True) as progress, progress.step("save", unit="bytes"):
         clock[0] += 4
-        report.progress(2**20, 4 * 2**20)
+        progress.advance(2**20, 4 * 2**20)
     assert "1.0 MiB of 4.0 MiB, 256.0 KiB/s, 12 s left" in capsys.readouterr().out
 
 
 def test_a_run_that_ended_before_it_measured_anything_is_no_empty_experiment(experiment):
     experiment.write_settings(quick_settings("demo", "text.txt"))
     assert state_of(experiment) == "empty"
-    with pytest.raises(Cancelled), RunReport(experiment, "global"):
+    with pytest.raises(Cancelled), Progress(experiment, "global"):
         raise Cancelled()
     assert state_of(experiment) == "stopped"
 
@@ -74,26 +74,26 @@ def test_a_run_that_ended_before_it_measured_anything_is_no_empty_experiment(exp
 def test_the_rate_counts_from_the_first_sample_not_from_reading_the_text(experiment, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
-    with RunReport(experiment, "measure") as report, report.step("gradients", 8, "samples"):
+    with Progress(experiment, "measure") as progress, progress.step("gradients", 8, "samples"):
         clock[0] += 60
-        report.progress(0, 8)
+        progress.advance(0, 8)
         clock[0] += 2
-        report.progress(4, 8)
-        assert report.status.rate == 2.0 and report.status.seconds_left == 2.0
-    assert report.seconds == {"gradients": 62.0}
+        progress.advance(4, 8)
+        assert progress.status.rate == 2.0 and progress.status.seconds_left == 2.0
+    assert progress.seconds == {"gradients": 62.0}
 
 
 def test_what_a_stopped_run_had_done_counts_for_no_rate(experiment, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
-    with RunReport(experiment, "recover") as report, report.step("recovery", 100, "steps"):
+    with Progress(experiment, "recover") as progress, progress.step("recovery", 100, "steps"):
         clock[0] += 60  # text and checkpoint are read
-        report.count_from(80)
+        progress.count_from(80)
         clock[0] += 5
-        report.progress(90, 100)
-        assert report.status.rate == 2.0 and report.status.seconds_left == 5.0
-        with report.step("recovery", 8, "windows"):
-            assert report.status.done_before == 0
+        progress.advance(90, 100)
+        assert progress.status.rate == 2.0 and progress.status.seconds_left == 5.0
+        with progress.step("recovery", 8, "windows"):
+            assert progress.status.done_before == 0
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_a_stopped_run_had_done_counts_for_no_rate(experiment, monkeypatch)
     [(Cancelled(), "cancelled"), (KeyboardInterrupt(), "cancelled"), (PruningError("all_protected"), "failed")],
 )
 def test_how_a_run_ended_is_written_and_goes_on_upwards(experiment, error, state):
-    with pytest.raises(type(error)), RunReport(experiment, "measure"):
+    with pytest.raises(type(error)), Progress(experiment, "measure"):
         raise error
     status = read_status(experiment)
     assert status.state == state and not status.is_active
@@ -112,7 +112,7 @@ def test_how_a_run_ended_is_written_and_goes_on_upwards(experiment, error, state
 def test_a_bug_is_one_sentence_for_the_person_and_a_traceback_in_the_log(experiment, capsys):
     with (
         pytest.raises(PruningError, match="ZeroDivisionError: division by zero"),
-        RunReport(experiment, "measure", console=True),
+        Progress(experiment, "measure", console=True),
     ):
         _ = 1 / 0
     status = read_status(experiment)
@@ -204,19 +204,19 @@ def test_a_damaged_job_file_is_named(experiment, content):
 
 
 def test_a_request_to_cancel_ends_the_run_at_the_next_report(experiment):
-    with pytest.raises(Cancelled), RunReport(experiment, "measure") as report, report.step("gradients", 8, "samples"):
-        report.progress(2, 8)
+    with pytest.raises(Cancelled), Progress(experiment, "measure") as progress, progress.step("gradients", 8, "samples"):
+        progress.advance(2, 8)
         request_cancel(experiment)
-        report.progress(4, 8)
+        progress.advance(4, 8)
     assert read_status(experiment).state == "cancelled"
     assert not experiment.has("cancel")  # the next run is not stopped by it
 
 
 def test_a_request_to_cancel_ends_the_run_before_the_next_step(experiment):
-    with pytest.raises(Cancelled), RunReport(experiment, "measure") as report:
-        with report.step("load"):
+    with pytest.raises(Cancelled), Progress(experiment, "measure") as progress:
+        with progress.step("load"):
             request_cancel(experiment)
-        with report.step("gradients"):
+        with progress.step("gradients"):
             raise AssertionError("it went on")
 
 

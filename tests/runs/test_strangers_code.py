@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from pruning.model.checkpoint import load, open_checkpoint
 from pruning.model.model_source import fetch
 from pruning.runs import steps
 from pruning.runs.permissions import Permissions
-from pruning.runs.recovery_request import REQUEST_FILE
+from pruning.runs.requests import REQUEST_FILE
 from pruning.settings import resolve
 from tests.runs.quick_runs import new_experiment, quick_flags, quick_settings, save_tiny_model
 from tests.tiny_models import random_ids
@@ -89,12 +90,14 @@ def test_streaming_passes_no_code_on_either(cut_by_stranger, stranger, mark, tex
 def test_what_files_of_an_experiment_say_is_no_consent(cut_by_stranger, mark):
     """Each file that settings are read from; each job reads the model before the cut."""
     experiment = cut_by_stranger
-    assert experiment.settings["trust_remote_code"] is False
-    settings = experiment.settings | {"trust_remote_code": True, "reconstruct": True, "finetune": True}
-    content = {"format_version": 1, "settings": settings, "asked": settings}
-    for file, job in ((REQUEST_FILE, "recover"), (COST_FILE, "cost"), ("description.txt", "prune")):
-        if file != "description.txt":
-            experiment.path(file).write_text(json.dumps(content))
+    assert experiment.settings.trust_remote_code is False
+    settings = replace(experiment.settings, trust_remote_code=True, reconstruct=True, finetune=True).as_dict()
+    description = json.loads(experiment.path("description.txt").read_text())
+    experiment.path("description.txt").write_text(json.dumps(description | {"settings": settings}))
+    experiment.path(COST_FILE).write_text(json.dumps({"format_version": 1, "settings": settings, "windows": 7}))
+    for job in ("recover", "cost", "prune"):
+        request = {"format_version": 1, "kind": job, "arguments": {"settings": settings}}
+        experiment.path(REQUEST_FILE).write_text(json.dumps(request))
         steps.run(job, experiment)
         assert not mark.exists(), job
 

@@ -72,12 +72,15 @@ def test_terminal_and_app_write_the_same_files_for_the_demo_model(roots, text, m
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_strategy_runs_on_every_family_and_its_files_give_the_plan_again(tmp_path, text, family):
+def test_every_strategy_runs_on_every_family_and_its_files_give_the_plan_again(tmp_path, family):
+    text = tmp_path / "values.txt"
+    text.write_text("\n".join(f"value_{i} = {i} * {i % 7}" for i in range(400)))
     model = save_tiny_model(tmp_path / family, family)
     common = FEW | {"base_model": str(model), "corpus": str(text), "seq_len": 16, "pruning_ratio": 0.03}
     for strategy in STRATEGIES:
         method = {"global": "wanda", "layer": "fisher", "uniform": "taylor_2nd"}[strategy]
-        given = common | {"importance_method": method, **({"layer_min_pruning_rate": 0} if strategy == "layer" else {})}
+        of_layers = {"layer_min_pruning_rate": 0} if strategy == "layer" else {}
+        given = common | {"importance_method": method} | of_layers
         done = run(strategy, tmp_path / "terminal", f"{strategy}-{method}", **given)
         plan = done.read_plan()
         assert_same(done, as_the_app(strategy, tmp_path / "app", **given), (TABLE_FILE, *PLAN_FILES))

@@ -11,6 +11,7 @@ from pruning.errors import Cancelled
 from pruning.experiment import Experiment
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.model.surgery import cut
+from pruning.planning.group_table import GroupTable
 from pruning.planning.planner import plan_from_settings
 from pruning.runs import steps, try_plans
 from pruning.runs.context import load_held_out
@@ -20,7 +21,6 @@ from pruning.runs.trials import (
     WHOLE,
     Trial,
     Waiting,
-    ask_for,
     find_by_digest,
     find_by_settings,
     find_plan,
@@ -28,6 +28,8 @@ from pruning.runs.trials import (
     read_trials,
     sweep,
 )
+from pruning.settings import Settings, merged
+from tests.requests import ask_to_try
 
 
 @pytest.fixture
@@ -51,12 +53,12 @@ def evaluations(monkeypatch) -> list:
 
 
 def judged_by(experiment: Experiment) -> dict:
-    return {name: experiment.settings[name] for name in JUDGED_BY}
+    return experiment.settings.of(JUDGED_BY)
 
 
 def attempt(experiment: Experiment, *wanted: dict) -> list[Trial]:
     """Tries plans given by settings; gives all trials there are."""
-    ask_for(experiment, [Waiting(given) for given in wanted], judged_by(experiment))
+    ask_to_try(experiment, [Waiting(given) for given in wanted], judged_by(experiment))
     steps.run("try", experiment)
     return read_trials(experiment)
 
@@ -80,10 +82,10 @@ def test_a_preview_is_the_perplexity_of_the_model_that_would_be_cut(experiment):
     (wanted,) = points(experiment, 0.03)
     whole, trial = attempt(experiment, wanted)
     settings = experiment.settings
-    loaded = load(open_checkpoint(settings["base_model"]), settings)
+    loaded = load(open_checkpoint(settings.base_model), settings)
     windows = load_held_out(settings, loaded).windows
     assert whole.perplexity == pytest.approx(perplexity_by_hand(loaded.model, windows), rel=1e-5)
-    plan = plan_from_settings(experiment.read_table(), settings | wanted).plan
+    plan = plan_from_settings(experiment.read_table(), replace(settings, **wanted)).plan
     pruned = cut(loaded.model, plan)
     assert trial.perplexity == pytest.approx(perplexity_by_hand(pruned, windows), rel=1e-4)
     assert abs(trial.perplexity / whole.perplexity - 1) > 1e-3  # the plan removes something that matters
@@ -101,12 +103,15 @@ def test_what_was_tried_is_found_and_not_evaluated_again(experiment, evaluations
     again = attempt(experiment, *wanted)
     assert len(evaluations) == 3
     assert {t.digest: t.perplexity for t in again} == {t.digest: t.perplexity for t in trials}
+    table = experiment.read_table()
     for given, trial in zip(wanted, trials[1:], strict=True):
-        plan = plan_from_settings(experiment.read_table(), given).plan
+        plan = plan_from_settings(table, merged(Settings(), given)).plan
         found = find_plan(again, plan, judged_by(experiment))
         assert (found.settings, found.perplexity) == (given, trial.perplexity)
-        assert find_by_settings(again, given, judged_by(experiment)).digest == plan.digest
-    assert find_by_settings(again, wanted[0], judged_by(experiment) | {"eval_windows": 3}) is None
+        assert find_by_settings(again, table, given, judged_by(experiment)).digest == plan.digest
+    assert find_by_settings(again, table, wanted[0], judged_by(experiment) | {"eval_windows": 3}) is None
+    other = GroupTable(table.shape, table.importance[::-1].copy(), table.source)
+    assert find_by_settings(again, other, wanted[0], judged_by(experiment)) is None  # there the same settings may cut others
 
 
 def test_two_settings_that_give_one_plan_are_evaluated_once(experiment, evaluations):
@@ -120,7 +125,7 @@ def test_two_settings_that_give_one_plan_are_evaluated_once(experiment, evaluati
 def test_another_text_is_another_judgement(experiment, evaluations):
     (wanted,) = points(experiment, 0.03)
     attempt(experiment, wanted)
-    ask_for(experiment, [Waiting(wanted)], judged_by(experiment) | {"eval_windows": 3})
+    ask_to_try(experiment, [Waiting(wanted)], judged_by(experiment) | {"eval_windows": 3})
     steps.run("try", experiment)
     trials = read_trials(experiment)
     assert len(evaluations) == len(trials) == 4
@@ -134,7 +139,8 @@ def test_points_that_cannot_be_reached_carry_the_reason(experiment, evaluations)
     assert trials[1].reason is None
     # An impossible point is no plan: it must not stand for another one.
     attempt(experiment, *points(experiment, 0.95))
-    assert "0.95 of all" in find_by_settings(read_trials(experiment), *points(experiment, 0.95), judged_by(experiment)).reason
+    table, [given] = experiment.read_table(), points(experiment, 0.95)
+    assert "0.95 of all" in find_by_settings(read_trials(experiment), table, given, judged_by(experiment)).reason
 
 
 def test_a_sweep_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(experiment, evaluations, monkeypatch):
@@ -160,8 +166,9 @@ def test_a_sweep_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(exp
 
 
 def test_a_plan_from_a_file_is_tried_too(experiment):
-    plan = plan_from_settings(experiment.read_table(), *points(experiment, 0.03)).plan
-    ask_for(experiment, [Waiting({"name": "mine"}, plan.to_json())], judged_by(experiment))
+    [given] = points(experiment, 0.03)
+    plan = plan_from_settings(experiment.read_table(), merged(Settings(), given)).plan
+    ask_to_try(experiment, [Waiting({"name": "mine"}, plan.to_json())], judged_by(experiment))
     steps.run("try", experiment)
     found = find_by_digest(read_trials(experiment), plan.digest, judged_by(experiment))
     assert (found.name, found.parameters) == ("mine", plan.shape_after.parameters)
@@ -172,18 +179,18 @@ def test_sweeps_cover_their_axes(experiment):
     assert [p["pruning_distribution"] for p in sweep(settings, "split")] == [
         *("0:10", "1:9", "2:8", "3:7", "4:6", "5:5", "6:4", "7:3", "8:2", "9:1", "10:0")
     ]
-    assert {p["pruning_ratio"] for p in sweep(settings, "split")} == {settings["pruning_ratio"]}
+    assert {p["pruning_ratio"] for p in sweep(settings, "split")} == {settings.pruning_ratio}
     assert [round(p["pruning_ratio"], 2) for p in sweep(settings, "ratio")] == [
         *(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
     ]
     grid = sweep(settings, "grid")
     assert len({(p["pruning_ratio"], p["pruning_distribution"]) for p in grid}) == 110
-    layer = sweep(settings | {"strategy": "layer"}, "ratio")[0]
+    layer = sweep(replace(settings, strategy="layer"), "ratio")[0]
     assert (layer["layer_min_pruning_rate"], layer["layer_max_pruning_rate"]) == (0, 0.9)
 
 
 def test_a_small_sweep_runs_whole(experiment):
-    settings = experiment.settings | {"pruning_ratio": 0.02, "remove_empty_layers": False}
+    settings = replace(experiment.settings, pruning_ratio=0.02, remove_empty_layers=False)
     trials = attempt(experiment, *sweep(settings, "split"))
     assert len(trials) == 1 + 11
     reached = [t for t in trials[1:] if not t.reason]

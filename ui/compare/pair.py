@@ -71,7 +71,8 @@ def _sizes(first: Experiment, second: Experiment) -> None:
         st.success(t("plans.same"), icon=":material/check:")
         return
     if same_model:
-        chart(charts.plan_difference(*plans, (first.name, second.name), words), "pair_difference", t("plans.difference.alt"))
+        figure = charts.plan_difference(plans[0], plans[1], (first.name, second.name), words)
+        chart(figure, "pair_difference", t("plans.difference.alt"))
     else:
         st.caption(t("compare.pair.other_model"))
     with st.expander(t("compare.pair.kept"), expanded=not same_model):

@@ -1,7 +1,6 @@
 """The widgets that make, check, download and upload a model in one of the formats."""
 
 import shutil
-from functools import partial
 from html import escape
 
 import streamlit as st
@@ -120,7 +119,7 @@ def download(experiment: Experiment, name: str, checks: dict) -> None:
 
 def show_code(experiment: Experiment, name: str, header: CheckpointHeader) -> None:
     """How to load what was downloaded."""
-    code = sample_code(name, own_code=not _is_stock(header), base_model=experiment.settings["base_model"])
+    code = sample_code(name, own_code=not _is_stock(header), base_model=experiment.settings.base_model)
     st.code(code, language="bash" if name == PLAN else "python")
     if name == HF or name in HF_DTYPES:
         st.caption(t("export.unpack", folder=folder_of(name)))
@@ -161,6 +160,8 @@ def _clean_up(experiment: Experiment) -> None:
 def _submit(experiment: Experiment, kind: str, request: ExportRequest, token: str | None = None) -> None:
     try:
         permissions = Permissions(token) if token else workspace.permissions(experiment)
-        queue().submit(kind, experiment, permissions, partial(request.write, experiment) if kind == "export" else None)
+        if kind == "export":
+            request.check(experiment)
+        queue().submit(kind, experiment, permissions, request.arguments)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

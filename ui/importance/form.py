@@ -1,5 +1,7 @@
 """The form that starts a measurement: method, samples, lengths, layers, corpus, name."""
 
+from dataclasses import replace
+
 import streamlit as st
 
 from pruning.errors import PruningError
@@ -8,7 +10,7 @@ from pruning.model.model_source import local_folder
 from pruning.planning.shape import ModelShape
 from pruning.runs.jobs import queue
 from pruning.runs.status import MEASURE, create_experiment
-from pruning.settings import resolve
+from pruning.settings import Settings, merged, resolve
 from ui import corpus_picker, settings_widgets, workspace
 from ui.access import allowed_roots
 from ui.importance import methods
@@ -63,7 +65,7 @@ def show(disabled: bool) -> None:
 
 def another_method(experiment: Experiment, disabled: bool) -> None:
     """The button that measures the same model on the same samples by another method."""
-    current = experiment.settings["importance_method"]
+    current = experiment.settings.importance_method
     others = [method for method in methods.METHODS if method != current]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = st.selectbox(t("importance.methods.other"), others, key="other_method", width=220)
@@ -130,7 +132,7 @@ def _shape() -> ModelShape | None:
     """Sizes of the chosen model; None while they cannot be known, which the start of a measurement explains."""
     experiment, base_model = workspace.current_experiment(), workspace.chosen_model()
     try:
-        if experiment is not None and experiment.is_measured and experiment.settings["base_model"] == base_model:
+        if experiment is not None and experiment.is_measured and experiment.settings.base_model == base_model:
             return experiment.shape()
         return workspace.preview_of(base_model).shape
     except (PruningError, KeyError):
@@ -180,22 +182,22 @@ def _start_other(experiment: Experiment, method: str) -> None:
     """The same measurement by another method; what the first has of layers is taken over by the worker."""
     try:
         settings = experiment.settings
-        name = default_name(settings["base_model"], method)
+        name = default_name(settings.base_model, method)
         output = {"output_root": str(workspace.output_root()), "experiment_name": name}
-        _submit(settings | output | {"importance_method": method}, experiment.pasted_text())
+        _submit(merged(settings, output | {"importance_method": method}), experiment.pasted_text())
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)
 
 
-def _submit(settings: dict, pasted: str | None = None) -> None:
+def _submit(settings: Settings, pasted: str | None = None) -> None:
     """Makes the experiment, hands it to the worker and opens it."""
-    root, name = workspace.output_root(), settings["experiment_name"]
+    root, name = workspace.output_root(), settings.experiment_name
     files = {}
     if pasted is not None:
         files[PASTED_FILE] = pasted
-        settings["corpus"] = str(Experiment.at(root, name).path(PASTED_FILE))
-    permissions = workspace.permissions_for(settings["base_model"])
-    # From here to `submit` no session state is used: each use may let Streamlit end this run of the page, without an
+        settings = replace(settings, corpus=str(Experiment.at(root, name).path(PASTED_FILE)))
+    permissions = workspace.permissions_for(settings.base_model)
+    # From here to `submit` the session is not asked: wherever it is, Streamlit may end this run of the page, by what is no
     # Exception, and the experiment would wait for a job that never comes.
     experiment = create_experiment(root, name, settings, MEASURE, files=files)
     try:
@@ -206,7 +208,7 @@ def _submit(settings: dict, pasted: str | None = None) -> None:
     workspace.open_experiment(experiment.name)
 
 
-def _settings() -> dict:
+def _settings() -> Settings:
     state = st.session_state
     given = {name: state[name] for name in _OF_WIDGETS if state.get(name) is not None}
     base_model = workspace.chosen_model()

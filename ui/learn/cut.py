@@ -1,5 +1,7 @@
 """Chapter 3: from the rate of a layer to its cut in five steps; and whether it pays to protect layers (`protection`)."""
 
+from dataclasses import replace
+
 import streamlit as st
 
 from analysis import charts, sensitivity
@@ -63,7 +65,7 @@ def show(about: Lesson) -> None:
 def _planned(found: Measured) -> Planned:
     """A layer-wise plan of this model with the default settings; equal rates where layers were not measured."""
     rates = {} if found.layers is not None else {"pruning_strategy": "uniform"}
-    return plan_from_settings(found.table, defaults_of("layer") | rates, found.layers)
+    return plan_from_settings(found.table, replace(defaults_of("layer"), **rates), found.layers)
 
 
 def _protection(about: Lesson) -> None:

@@ -30,7 +30,7 @@ def lesson(active: bool) -> Lesson | None:
     try:
         found = workspace.measured()
         if found is not None:
-            return Lesson(found.experiment.settings["base_model"], found.table.shape, found, active)
+            return Lesson(found.experiment.settings.base_model, found.table.shape, found, active)
         name = workspace.chosen_model()
         return Lesson(name, workspace.preview_of(name).shape, None, active)
     except PruningError as error:

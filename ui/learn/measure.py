@@ -1,6 +1,6 @@
 """A sensitivity measurement on the Learn page: its result, and the button that measures what is missing."""
 
-from functools import partial
+from dataclasses import asdict
 
 import streamlit as st
 
@@ -47,9 +47,8 @@ def left_out(kept: Finding) -> None:
 
 def _start(found: Measured, wanted: Request) -> None:
     try:
-        check_corpus(found.experiment.settings["eval_corpus"])
-        request = partial(findings.ask, found.experiment, wanted)
-        queue().submit("learn", found.experiment, workspace.permissions(found.experiment), request)
+        check_corpus(found.experiment.settings.eval_corpus)
+        queue().submit("learn", found.experiment, workspace.permissions(found.experiment), asdict(wanted))
     except PruningError as error:
         st.error(error_text(error), icon=":material/error:")
         return

@@ -23,7 +23,7 @@ def show(about: Lesson) -> None:
         ratio = compared.request.options["ratio"]
         plans = [plan for _, plan, _ in strategy_plans(found.table, ratio, found.layers)]
         names = tuple(t(f"plan.strategy.{name}") for name in ("layer", "global"))
-        chart(charts.plan_difference(*plans, names, words), "learn_difference", t("learn.strategies.alt"))
+        chart(charts.plan_difference(plans[0], plans[1], names, words), "learn_difference", t("learn.strategies.alt"))
         _table(compared, plans)
         verdict = sensitivity.strategy_verdict(compared)
         st.markdown(t(f"learn.strategies.{verdict}", ratio=ratio, **_difference(compared)))

@@ -11,7 +11,7 @@ from pruning.planning.allocation import Floors
 from pruning.planning.plan import PruningPlan
 from pruning.planning.planner import Planned, changed_by_hand, settings_give
 from pruning.planning.protection import Protection
-from pruning.settings import PLAN_SETTINGS
+from pruning.settings import PLAN_SETTINGS, Settings, merged
 from ui import workspace
 from ui.plan import form
 from ui.plan.values import settings_of, values_of
@@ -57,9 +57,10 @@ def open_named(found: Measured, name: str) -> None:
     """Shows a kept plan: by the sliders where these give just this plan, else as it is."""
     experiment = found.experiment
     plan = workspace.named_plan(experiment, name)
-    if _sliders_give(found, plan, plan.settings):
+    settings = merged(Settings(), plan.settings)
+    if {"strategy", *PLAN_SETTINGS} <= plan.settings.keys() and _sliders_give(found, plan, settings):
         leave(experiment)
-        form.set_values(experiment.name, values_of(plan.settings, plan.shape.num_layers))
+        form.set_values(experiment.name, values_of(settings, plan.shape.num_layers))
     else:
         st.session_state.setdefault(_KEY, {})[experiment.name] = name
         if values := form.values_now(experiment):  # what was kept and cut by hand belonged to another plan
@@ -78,7 +79,7 @@ def open_waiting(found: Measured) -> None:
         open_named(found, name)
 
 
-def planned(found: Measured, name: str, settings: dict) -> Planned:
+def planned(found: Measured, name: str, settings: Settings) -> Planned:
     """The kept plan with the changes by hand of these settings; nothing is protected in it, it cuts what it cuts."""
     plan = experiment_plan(found.experiment, name)
     floors = Floors(remove_empty_layers=plan.remove_empty_layers)
@@ -90,10 +91,8 @@ def experiment_plan(experiment: Experiment, name: str) -> PruningPlan:
     return experiment.read_plan() if name == SAVED else workspace.named_plan(experiment, name)
 
 
-def _sliders_give(found: Measured, plan: PruningPlan, settings: dict) -> bool:
+def _sliders_give(found: Measured, plan: PruningPlan, settings: Settings) -> bool:
     """Whether the sliders, set by these settings, give just this plan."""
-    if not {"strategy", *PLAN_SETTINGS} <= settings.keys():
-        return False
     try:
         values = values_of(settings, plan.shape.num_layers)
         of_sliders = settings_of(values, plan.shape.num_layers)

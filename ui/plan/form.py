@@ -10,7 +10,7 @@ import streamlit as st
 from pruning.experiment import Experiment
 from pruning.planning.shape import ModelShape
 from pruning.runs.trials import SPLITS
-from pruning.settings import SETTINGS, STRATEGIES
+from pruning.settings import SETTINGS, STRATEGIES, Settings
 from ui.plan import history
 from ui.plan.values import (
     AUTO,
@@ -35,7 +35,7 @@ _REMEMBERED, _SHOWN_FOR, _IN_LINK = "plan_values", "plan_values_shown_for", "sha
 _STRONG_CUT = 0.25  # above this, deleting whole layers is worth it
 
 
-def show(experiment: Experiment, shape: ModelShape, has_layer_importance: bool) -> dict:
+def show(experiment: Experiment, shape: ModelShape, has_layer_importance: bool) -> Settings:
     """Draws the controls and returns the settings they stand for; raises PruningError for a value that is none."""
     _bring_back(experiment, shape.num_layers)
     values = {key: st.session_state.get(key, value) for key, value in values_now(experiment).items()}

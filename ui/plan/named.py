@@ -71,7 +71,7 @@ def _comparison(found: Measured, plan: PruningPlan, names: list[str]) -> None:
     if pair[0].digest == pair[1].digest:
         st.success(t("plans.same"), icon=":material/check:")
     else:
-        chart(charts.plan_difference(*pair, shown, words), "difference", t("plans.difference.alt"))
+        chart(charts.plan_difference(pair[0], pair[1], shown, words), "difference", t("plans.difference.alt"))
 
 
 def _shown_name(name: str) -> str:

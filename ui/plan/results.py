@@ -1,5 +1,7 @@
 """The results of a plan: the strip of totals, sentences about target and cut, and the five charts."""
 
+from dataclasses import replace
+
 import streamlit as st
 
 from analysis import charts, size
@@ -7,6 +9,7 @@ from pruning.errors import PruningError
 from pruning.planning.plan import PruningPlan, plan_totals
 from pruning.planning.planner import Planned, largest_ratio_for, rates_from_settings
 from pruning.planning.protection import name_layers
+from pruning.settings import Settings, merged
 from pruning.words import readable_size
 from ui.page_frame import chart
 from ui.translation import error_text, t, words
@@ -60,20 +63,20 @@ def sentences(found: Measured, planned: Planned) -> None:
 
 
 def _layerwise_sentence(found: Measured, planned: Planned) -> None:
-    plan, rates, settings = planned.plan, planned.rates, planned.plan.settings
+    plan, rates, settings = planned.plan, planned.rates, merged(Settings(), planned.plan.settings)
     layers = plan.shape.num_layers
     spared = layers - int(planned.protection.cuttable(layers).any(axis=1).sum())
-    numbers = {"asked": settings["pruning_ratio"], "actual": plan.actual_ratio, "spared": spared, "layers": layers}
+    numbers = {"asked": settings.pruning_ratio, "actual": plan.actual_ratio, "spared": spared, "layers": layers}
     if not rates.target_met:
-        lowest, highest = settings["layer_min_pruning_rate"], settings["layer_max_pruning_rate"]
+        lowest, highest = settings.layer_min_pruning_rate, settings.layer_max_pruning_rate
         st.info(t("plan.bounds_win", lowest=lowest, highest=highest, **numbers), icon=":material/info:")
-    elif plan.target_basis == "prunable" and spared and plan.actual_ratio < settings["pruning_ratio"] - _SHORTFALL:
+    elif plan.target_basis == "prunable" and spared and plan.actual_ratio < settings.pruning_ratio - _SHORTFALL:
         st.info(t("plan.shortfall", rates=_matched_rates(found, planned), **numbers), icon=":material/info:")
 
 
 def _matched_rates(found: Measured, planned: Planned) -> str:
     """The rates that would reach the target in spite of protection, in words."""
-    settings = planned.plan.settings | {"match_target": True, "ratio_basis": "model"}
+    settings = replace(merged(Settings(), planned.plan.settings), match_target=True, ratio_basis="model")
     try:
         matched = rates_from_settings(found.table.shape, settings, planned.protection, found.layers)
     except PruningError as error:

@@ -1,7 +1,5 @@
 """Trials and sweeps: plans tried by masking, in the worker, so that settings can be compared without cutting."""
 
-from functools import partial
-
 import pandas as pd
 import streamlit as st
 
@@ -12,7 +10,7 @@ from pruning.planning.plan import PruningPlan
 from pruning.runs import trials
 from pruning.runs.jobs import queue
 from pruning.runs.trials import JUDGED_BY, WHOLE, Trial, Waiting
-from pruning.settings import SETTINGS
+from pruning.settings import SETTINGS, Settings, merged
 from ui import settings_widgets, workspace
 from ui.access import check_corpus
 from ui.page_frame import chart
@@ -22,7 +20,6 @@ from ui.translation import error_text, t, words
 from ui.workspace import Measured
 
 _AXES = ("split", "ratio", "grid")
-_WINDOWS = "trial_windows"
 _MOST_SHOWN = 50
 
 
@@ -51,7 +48,7 @@ def preview(found: Measured, plan: PruningPlan, disabled: bool) -> None:
     _list(found)
 
 
-def sweep(found: Measured, settings: dict, disabled: bool) -> None:
+def sweep(found: Measured, settings: Settings, disabled: bool) -> None:
     """Split, ratio or both over their whole range: the button, the chart, and the point that is clicked."""
     judged_by = _judged_by(found)
     axis = st.segmented_control(
@@ -59,7 +56,8 @@ def sweep(found: Measured, settings: dict, disabled: bool) -> None:
     )
     points = trials.sweep(settings, axis)
     all_trials = _trials(found)
-    done = {i: trial for i, one in enumerate(points) if (trial := trials.find_by_settings(all_trials, one, judged_by))}
+    known = [trials.find_by_settings(all_trials, found.table, one, judged_by) for one in points]
+    done = {i: trial for i, trial in enumerate(known) if trial is not None}
     missing = [Waiting(one) for i, one in enumerate(points) if i not in done]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         _windows()
@@ -67,11 +65,11 @@ def sweep(found: Measured, settings: dict, disabled: bool) -> None:
         _start_button(found, label, missing, judged_by, disabled or not missing, key="sweep")
     if missing:
         st.caption(_expected_time(all_trials, judged_by, len(missing)))
-    if settings["strategy"] == "layer":
+    if settings.strategy == "layer":
         st.caption(t("trial.sweep.bounds"))
     if not done:
         return
-    current = (settings["pruning_distribution"], settings["pruning_ratio"])
+    current = (settings.pruning_distribution, settings.pruning_ratio)
     shown = [_point(points[i], trial) for i, trial in done.items()]
     figure = charts.sweep_grid(shown, words, current) if axis == "grid" else charts.sweep_curve(shown, axis, words, current)
     chart(figure, f"sweep_{axis}", t("trial.sweep.alt"), on_click=lambda click: _take(found, points[0], click))
@@ -142,7 +140,7 @@ def _list(found: Measured) -> None:
         icon=":material/tune:",
         key="take_trial",
         disabled=not usable,
-        on_click=lambda: _set_sliders(found, values_of(chosen[0].settings, found.table.shape.num_layers)),
+        on_click=lambda: _set_sliders(found, values_of(merged(Settings(), chosen[0].settings), found.table.shape.num_layers)),
     )
 
 
@@ -163,8 +161,8 @@ def _start_button(found: Measured, label: str, waiting: list[Waiting], judged_by
         return
     try:
         check_corpus(judged_by["eval_corpus"])
-        request = partial(trials.ask_for, found.experiment, waiting, judged_by)
-        queue().submit("try", found.experiment, workspace.permissions(found.experiment), request)
+        asked = trials.arguments(waiting, judged_by)
+        queue().submit("try", found.experiment, workspace.permissions(found.experiment), asked)
     except PruningError as error:
         st.error(error_text(error), icon=":material/error:")
         return
@@ -178,7 +176,7 @@ def _windows() -> None:
 def _judged_by(found: Measured) -> dict:
     known = found.experiment.settings
     windows = st.session_state.get("eval_windows", SETTINGS["eval_windows"].default)  # as its field, which is drawn below
-    return {name: known[name] for name in JUDGED_BY} | {"eval_windows": windows}
+    return known.of(JUDGED_BY) | {"eval_windows": windows}
 
 
 def _trials(found: Measured) -> list[Trial]:

@@ -14,6 +14,7 @@ import streamlit as st
 from pruning.errors import PruningError, first_line
 from pruning.experiment import Experiment
 from pruning.plan_from_file import Chosen, checked_table, chosen_groups, chosen_plan
+from pruning.settings import Settings
 from ui import workspace
 from ui.plan import fixed
 from ui.translation import error_text, t
@@ -22,7 +23,7 @@ from ui.workspace import Measured
 _ROWS, _TABLE = "rows", "table"
 
 
-def show(found: Measured, settings: dict) -> None:
+def show(found: Measured, settings: Settings) -> None:
     """The upload, what a CSV shall mean, and the button that reads it."""
     st.caption(t("upload.explanation"))
     files = st.file_uploader(t("upload.files"), ["json", "csv"], accept_multiple_files=True, key="plan_files")
@@ -40,7 +41,7 @@ def show(found: Measured, settings: dict) -> None:
     st.rerun()
 
 
-def _read(found: Measured, settings: dict, files: list, meaning: str) -> Experiment:
+def _read(found: Measured, settings: Settings, files: list, meaning: str) -> Experiment:
     """Reads the uploaded file; returns the experiment to show it in. Raises PruningError naming the fault."""
     main = [file for file in files if not file.name.endswith(".csv.json")]
     if len(main) != 1:

@@ -10,7 +10,7 @@ from pruning.errors import PruningError
 from pruning.planning.protection import Protection, default_cut_range
 from pruning.planning.shape import GROUP_TYPES
 from pruning.runs.trials import SPLITS
-from pruning.settings import SETTINGS, STRATEGIES, defaults_of, resolve
+from pruning.settings import SETTINGS, STRATEGIES, Settings, defaults_of, resolve
 
 LOWEST_RATIO, HIGHEST_RATIO, LARGEST_WEIGHT = 0.01, 0.95, 5.0
 AUTO = "auto"
@@ -70,29 +70,29 @@ def preset_values(preset: str, num_layers: int) -> dict:
     return default_values(num_layers) | PRESETS[preset]
 
 
-def values_of(settings: dict, num_layers: int) -> dict:
+def values_of(settings: Settings, num_layers: int) -> dict:
     """The values that stand for these settings; what a slider cannot show goes to its nearest end."""
     protection, named = _protection(settings, num_layers)
     attention, mlp = ((one.start, one.stop - 1) for one in (protection.attention, protection.mlp))
-    split = settings["pruning_distribution"]
-    lowest, highest = settings["layer_min_pruning_rate"], settings["layer_max_pruning_rate"]
-    same = {name: settings[setting] for setting, name in _SAME.items()}
+    split = settings.pruning_distribution
+    lowest, highest = settings.layer_min_pruning_rate, settings.layer_max_pruning_rate
+    same = {name: getattr(settings, setting) for setting, name in _SAME.items()}
     return same | {
-        "weight": min(settings["importance_weight"], LARGEST_WEIGHT),
-        "multiple": settings["mlp_multiple"] if settings["mlp_multiple"] in MULTIPLES else 1,
-        "strategy": settings["strategy"],
-        "ratio": min(max(settings["pruning_ratio"], LOWEST_RATIO), HIGHEST_RATIO),
+        "weight": min(settings.importance_weight, LARGEST_WEIGHT),
+        "multiple": settings.mlp_multiple if settings.mlp_multiple in MULTIPLES else 1,
+        "strategy": settings.strategy,
+        "ratio": min(max(settings.pruning_ratio, LOWEST_RATIO), HIGHEST_RATIO),
         layers_key(num_layers): attention,
         mlp_layers_key(num_layers): mlp,
         "apart": attention != mlp,
         "protect": named,
-        "split": split if settings["strategy"] == "global" and split in SPLITS else AUTO,
+        "split": split if settings.strategy == "global" and split in SPLITS else AUTO,
         "shares": split if split in SPLITS else "2:8",
         "bounds": (lowest, highest),
     }
 
 
-def settings_of(values: dict, num_layers: int) -> dict:
+def settings_of(values: dict, num_layers: int) -> Settings:
     """The settings of a plan with these values; raises PruningError for one that is out of its range."""
     strategy = values["strategy"]
     given = {setting: values[name] for setting, name in _SAME.items()}
@@ -170,12 +170,14 @@ def _checked(key: str, value, default):
     return value
 
 
-def _protection(settings: dict, num_layers: int) -> tuple[Protection, str]:
+def _protection(settings: Settings, num_layers: int) -> tuple[Protection, str]:
     """The ranges with their defaults, and the layers named beside them; `none` lifts the default range, which then shows."""
-    named = settings["protected_layers"]
-    whole = (settings["layer_start"], settings["layer_end"])
+    named = settings.protected_layers
+    whole = (settings.layer_start, settings.layer_end)
     ranges = {
-        kind: whole if whole != (None, None) else (settings[f"block_{kind}_layer_start"], settings[f"block_{kind}_layer_end"])
+        kind: whole
+        if whole != (None, None)
+        else (getattr(settings, f"block_{kind}_layer_start"), getattr(settings, f"block_{kind}_layer_end"))
         for kind in GROUP_TYPES
     }
     is_none = named.strip().lower() == "none"

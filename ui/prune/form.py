@@ -1,6 +1,6 @@
 """What will be cut, how it will be judged, and the button that cuts."""
 
-from functools import partial
+from dataclasses import replace
 
 import streamlit as st
 
@@ -85,10 +85,9 @@ def _start(experiment: Experiment) -> None:
     try:
         given = {name: st.session_state[name] for name in (*_JUDGED_BY, *_CUT_BY) if st.session_state.get(name) is not None}
         known = experiment.settings
-        check_corpus(given.get("eval_corpus", known["eval_corpus"]))
-        settings = known | {name: resolve(given)[name] for name in given}
+        check_corpus(given.get("eval_corpus", known.eval_corpus))
+        settings = replace(known, **resolve(given).of(given))
         asked = {"test_before_prune": True, "test_after_prune": True, "save_model": True, "finetune": False}
-        request = partial(experiment.write_settings, settings | asked)
-        queue().submit("prune", experiment, workspace.permissions(experiment), request)
+        queue().submit("prune", experiment, workspace.permissions(experiment), {"settings": settings.as_dict() | asked})
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

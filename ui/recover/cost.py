@@ -1,7 +1,5 @@
 """What each way of recovery costs, shown before it is started; times come from a short measurement in the worker."""
 
-from functools import partial
-
 import pandas as pd
 import psutil
 import streamlit as st
@@ -13,7 +11,8 @@ from pruning.experiment import REPAIR_FILE, Experiment
 from pruning.planning.plan import PruningPlan
 from pruning.runs.jobs import queue
 from pruning.runs.measured_cost import Measured, read_measured
-from pruning.runs.recovery_request import ask_for_cost
+from pruning.runs.recovery_settings import OF_A_MEASUREMENT
+from pruning.settings import Settings
 from pruning.words import readable_duration, readable_size
 from ui import workspace
 from ui.translation import error_text, t, words
@@ -22,7 +21,7 @@ _ERROR_KEY = "cost_error"
 _CHOSEN = "●"
 
 
-def show(experiment: Experiment, plan: PruningPlan, settings: dict, disabled: bool) -> None:
+def show(experiment: Experiment, plan: PruningPlan, settings: Settings, disabled: bool) -> None:
     """The table of ways, what it rests on, and the button that measures the time of the chosen ones."""
     st.markdown(f"**{t('cost.title')}**")
     measured, is_repaired = _measured(experiment), experiment.has(REPAIR_FILE)
@@ -30,16 +29,16 @@ def show(experiment: Experiment, plan: PruningPlan, settings: dict, disabled: bo
     _table(recovery_cost.cost_table(plan, settings, is_repaired, here, measured))
     tokens = recovery_cost.tokens_of_batch(settings)
     st.caption(" ".join([t("cost.basis", tokens=tokens), sentence, t("cost.length")]))
-    if settings["finetune"] or (settings["reconstruct"] and not is_repaired):
+    if settings.finetune or (settings.reconstruct and not is_repaired):
         _measuring(experiment, settings, measured, disabled)
 
 
-def _memory_here(settings: dict, measured: Measured | None) -> tuple[int | None, str]:
+def _memory_here(settings: Settings, measured: Measured | None) -> tuple[int | None, str]:
     """Bytes that are free where the model will be, None where that is not known; and that in words."""
     if recovery_cost.computes_in_ram(settings):
         free = psutil.virtual_memory().available
         return free, t("cost.present", present=readable_size(free))
-    if measured is not None and measured.free_bytes and measured.settings.get("device") == settings["device"]:
+    if measured is not None and measured.free_bytes and measured.settings.get("device") == settings.device:
         return measured.free_bytes, t("cost.present.measured", present=readable_size(measured.free_bytes))
     return None, t("cost.present.unknown")
 
@@ -106,7 +105,7 @@ def _as_known(value: str, length: str) -> str:
     return words("cost.at_most", value=value) if length == AT_MOST else value
 
 
-def _measuring(experiment: Experiment, settings: dict, measured: Measured | None, disabled: bool) -> None:
+def _measuring(experiment: Experiment, settings: Settings, measured: Measured | None, disabled: bool) -> None:
     known = _known(experiment, settings, measured)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
@@ -128,20 +127,20 @@ def _measuring(experiment: Experiment, settings: dict, measured: Measured | None
         st.error(message, icon=":material/error:")
 
 
-def _known(experiment: Experiment, settings: dict, measured: Measured | None) -> dict[str, bool]:
+def _known(experiment: Experiment, settings: Settings, measured: Measured | None) -> dict[str, bool]:
     """Of each part that is asked for whether its time was measured."""
     known = {}
-    if settings["finetune"]:
+    if settings.finetune:
         has_length = recovery_cost.length_of(settings, measured) == EXACT
         known["training"] = measured is not None and measured.is_of(settings) and has_length
-    if settings["reconstruct"] and not experiment.has(REPAIR_FILE):
+    if settings.reconstruct and not experiment.has(REPAIR_FILE):
         known["repair"] = measured is not None and measured.is_of_repair(settings)
     return known
 
 
-def _measure(experiment: Experiment, settings: dict) -> None:
+def _measure(experiment: Experiment, settings: Settings) -> None:
     try:
-        request = partial(ask_for_cost, experiment, settings)
-        queue().submit("cost", experiment, workspace.permissions(experiment), request)
+        asked = {"settings": settings.of(OF_A_MEASUREMENT)}
+        queue().submit("cost", experiment, workspace.permissions(experiment), asked)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

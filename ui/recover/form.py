@@ -3,7 +3,7 @@
 An experiment opens with the settings it was recovered by, or else with what suits the size of its cut.
 """
 
-from functools import partial
+from dataclasses import replace
 
 import streamlit as st
 
@@ -14,9 +14,10 @@ from pruning.planning.plan import PruningPlan
 from pruning.planning.recovery_cost import RECIPES, recipe, recipe_for
 from pruning.runs import training_course
 from pruning.runs.jobs import queue
-from pruning.runs.recovery_request import ask_to_recover, cost_asked_for, recovery_asked_for
+from pruning.runs.measured_cost import read_measured
+from pruning.runs.requests import settings_asked_for
 from pruning.runs.training_course import TrainingCourse
-from pruning.settings import SETTINGS, resolve
+from pruning.settings import SETTINGS, Settings, resolve
 from ui import corpus_picker, settings_widgets, workspace
 from ui.recover import cost
 from ui.translation import error_text, t
@@ -46,16 +47,15 @@ def show(experiment: Experiment, plan: PruningPlan, disabled: bool) -> None:
     _start_button(experiment, settings, disabled)
 
 
-def chosen_settings(experiment: Experiment) -> dict:
+def chosen_settings(experiment: Experiment) -> Settings:
     """All settings of the experiment, with what the form says; raises PruningError for a value out of its range."""
     state, known = st.session_state, experiment.settings
     training = state[_TRAINING]
-    given = {name: state.get(name, known[name]) for name in _OF_WIDGETS}
+    given = {name: state.get(name, getattr(known, name)) for name in _OF_WIDGETS}
     given |= {"reconstruct": state[_REPAIR], "finetune": training != NONE}
     if training != NONE:
         given |= {"finetune_method": training, "finetune_corpus": corpus_picker.chosen(_CORPUS)}
-    resolved = resolve(given)
-    return known | {name: resolved[name] for name in given}
+    return replace(known, **resolve(given).of(given))
 
 
 # what the widgets hold ------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def _bring_back(experiment: Experiment, plan: PruningPlan) -> None:
     if st.session_state.get(_SHOWN_FOR) == experiment.name and _TRAINING in st.session_state:
         return
     st.session_state[_SHOWN_FOR] = experiment.name
-    settings = experiment.settings | _waiting(experiment)
+    settings = experiment.settings.as_dict() | _waiting(experiment)
     if not (experiment.has(RECOVERY_FILE) or settings["finetune"]):
         advised = recipe(recipe_for(plan.actual_ratio), settings["base_model"] == DEMO)
         settings |= {"reconstruct": True} | advised | _measured_last(experiment)
@@ -76,7 +76,7 @@ def _bring_back(experiment: Experiment, plan: PruningPlan) -> None:
 def _waiting(experiment: Experiment) -> dict:
     """The settings of a recovery that was asked for and has not begun; empty if they cannot be read."""
     try:
-        return recovery_asked_for(experiment)
+        return settings_asked_for(experiment, "recover")
     except PruningError:
         return {}
 
@@ -84,7 +84,8 @@ def _waiting(experiment: Experiment) -> dict:
 def _measured_last(experiment: Experiment) -> dict:
     """The settings whose cost was asked for last; none where it was not, or where that cannot be read."""
     try:
-        return cost_asked_for(experiment)
+        measured = read_measured(experiment)
+        return settings_asked_for(experiment, "cost") or (measured.settings if measured is not None else {})
     except PruningError:
         return {}
 
@@ -104,7 +105,7 @@ def _take(settings: dict) -> None:
 
 
 def _recipes(experiment: Experiment, plan: PruningPlan) -> None:
-    is_demo = experiment.settings["base_model"] == DEMO
+    is_demo = experiment.settings.base_model == DEMO
     advised = recipe_for(plan.actual_ratio)
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         for name in RECIPES:
@@ -161,7 +162,7 @@ def _text_and_training(experiment: Experiment, training: str) -> None:
         st.markdown(f"**{t('recover.group.text')}**")
         corpus_picker.show(_CORPUS, corpus_picker.FOR_TRAINING)
         settings_widgets.number("finetune_samples", max_value=_MANY)
-        settings_widgets.number("finetune_seq_len", max_value=131_072, placeholder=str(experiment.settings["seq_len"]))
+        settings_widgets.number("finetune_seq_len", max_value=131_072, placeholder=str(experiment.settings.seq_len))
     with length:
         st.markdown(f"**{t('recover.group.training')}**")
         settings_widgets.number("finetune_lr", format="%g", step=1e-5, min_value=0.0, placeholder=t(f"recover.lr.{training}"))
@@ -177,7 +178,7 @@ def _text_and_training(experiment: Experiment, training: str) -> None:
         st.markdown(f"**{t('recover.group.evaluation')}**")
         settings_widgets.number("finetune_eval_steps", max_value=_MANY)
         st.caption(t("recover.hint.evaluation"))
-    is_small = experiment.settings["base_model"] == DEMO and training == "lora"
+    is_small = experiment.settings.base_model == DEMO and training == "lora"
     st.caption(" ".join([t("recover.hint.memory"), *([t("recover.hint.demo")] if is_small else [])]))
     with st.expander(t("recover.more")):
         _more(training)
@@ -200,8 +201,8 @@ def _more(training: str) -> None:
 # starting -------------------------------------------------------------------------------------------------------------
 
 
-def _start_button(experiment: Experiment, settings: dict, disabled: bool) -> None:
-    asks_for_nothing = not (settings["finetune"] or (settings["reconstruct"] and not experiment.has(REPAIR_FILE)))
+def _start_button(experiment: Experiment, settings: Settings, disabled: bool) -> None:
+    asks_for_nothing = not (settings.finetune or (settings.reconstruct and not experiment.has(REPAIR_FILE)))
     stopped = training_course.read_unfinished(experiment)
     label, note = _start_words(experiment, settings, stopped)
     st.button(
@@ -221,12 +222,12 @@ def _start_button(experiment: Experiment, settings: dict, disabled: bool) -> Non
         st.error(message, icon=":material/error:")
 
 
-def _start_words(experiment: Experiment, settings: dict, stopped: TrainingCourse | None) -> tuple[str, str | None]:
+def _start_words(experiment: Experiment, settings: Settings, stopped: TrainingCourse | None) -> tuple[str, str | None]:
     """What the button says, and what is said under it about a training that was there before."""
-    if not settings["finetune"]:
+    if not settings.finetune:
         return "start", None
     if stopped is not None:
-        begins_repaired = settings["reconstruct"] or experiment.has(REPAIR_FILE)
+        begins_repaired = settings.reconstruct or experiment.has(REPAIR_FILE)
         goes_on = stopped.is_same_as(settings) and stopped.began_repaired == begins_repaired
         return ("go_on", "go_on") if goes_on else ("start", "anew")
     return ("again", "again") if training_course.read_course(experiment) else ("start", None)
@@ -236,7 +237,7 @@ def _start(experiment: Experiment) -> None:
     try:
         settings = chosen_settings(experiment)
         # The note under the button says that a stopped training is given up; of a repair alone it says nothing.
-        request = partial(ask_to_recover, experiment, settings | {"overwrite": settings["finetune"]})
-        queue().submit("recover", experiment, workspace.permissions(experiment), request)
+        asked = {"settings": settings.as_dict() | {"overwrite": settings.finetune}}
+        queue().submit("recover", experiment, workspace.permissions(experiment), asked)
     except PruningError as error:
         st.session_state[_ERROR_KEY] = error_text(error)

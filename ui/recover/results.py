@@ -58,7 +58,7 @@ def advice(experiment: Experiment) -> None:
     if status is None or status.kind not in JOBS or status.state != FAILED:
         return
     st.caption(t("recover.unharmed"))
-    if status.error["code"] in _OF_MEMORY:
+    if status.error is not None and status.error["code"] in _OF_MEMORY:
         st.info(t("recover.memory"), icon=":material/memory:")
 
 

@@ -6,11 +6,13 @@ project.
 
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from . import configuration_pruned, modeling_pruned
 
 CODE_FILES = (Path(configuration_pruned.__file__), Path(modeling_pruned.__file__))
 
-PRUNED_MODELS = {
+PRUNED_MODELS: dict[str, type[PreTrainedModel]] = {
     "llama": modeling_pruned.PrunedLlamaForCausalLM,
     "mistral": modeling_pruned.PrunedMistralForCausalLM,
     "qwen2": modeling_pruned.PrunedQwen2ForCausalLM,

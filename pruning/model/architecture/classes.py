@@ -19,7 +19,7 @@ from ...planning.checkpoint_header import read_config
 from ...planning.shape import FAMILIES, PRUNED_PREFIX
 from . import PRUNED_MODELS
 
-_STOCK_MODELS = {
+_STOCK_MODELS: dict[str, type[PreTrainedModel]] = {
     "llama": LlamaForCausalLM,
     "mistral": MistralForCausalLM,
     "qwen2": Qwen2ForCausalLM,

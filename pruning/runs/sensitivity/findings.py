@@ -1,6 +1,6 @@
 """Sensitivity measurements, how cuts change the loss: what is asked for, and the results. Imports no torch.
 
-    page --ask--> sensitivity_waiting.json --worker--> sensitivity/<experiment>-<digest>.json --read--> page
+    page --request--> worker --> sensitivity/<experiment>-<digest>.json --read--> page
 
 A finding is named by all that its numbers depend on, so that the same question is answered at once, and one that was stopped
 continues where it was.
@@ -23,9 +23,9 @@ from ...forms import ANY, ANYTHING, FLAG, NUMBER, TEXT, optional, require
 from ...planning.group_table import GroupTable
 from ...planning.protection import default_cut_range
 from ...planning.shape import ATTENTION, GROUP_TYPES, MLP, ModelShape
+from ..requests import arguments_of
 
 FORMAT_VERSION = 1
-WAITING_FILE = "sensitivity_waiting.json"
 LAYERS, PROTECTION, TRAINED, GRID, SPLIT, STRATEGIES, INSIDE, MATRIX = EXPERIMENTS = (
     *("layers", "protection", "trained", "grid", "split", "strategies", "inside", "matrix"),
 )
@@ -93,8 +93,8 @@ def request(experiment: Experiment, table: GroupTable, kind: str, windows: int =
     """
     known = experiment.settings
     basis = {"fingerprint": experiment.description()["fingerprint"], "table": table.source, "windows": windows}
-    basis |= {name: known[name] for name in (*_JUDGED_BY, *_COMPUTED)}
-    return Request(kind, default_options(kind, table.shape, known["seed"]) | options, portable(basis, experiment.folder))
+    basis |= known.of((*_JUDGED_BY, *_COMPUTED))
+    return Request(kind, default_options(kind, table.shape, known.seed) | options, portable(basis, experiment.folder))
 
 
 def default_options(kind: str, shape: ModelShape, seed: int = 0) -> dict:
@@ -124,23 +124,14 @@ def _within_reach(shape: ModelShape, ratio: float) -> float:
     return min(ratio, max(int(100 * _ROOM * prunable / shape.parameters), 1) / 100)
 
 
-def ask(experiment: Experiment, wanted: Request) -> None:
-    """Writes what the next job of kind `learn` shall find out."""
-    write_json(experiment.path(WAITING_FILE), {"format_version": FORMAT_VERSION} | asdict(wanted))
-
-
-def asked(experiment: Experiment) -> Request:
-    """What `ask` wrote."""
-    path = experiment.path(WAITING_FILE)
-    content = read_json(path, FORMAT_VERSION)
-    content.pop("format_version")
-    with naming_damage(path):
-        return Request(**content)
+def asked_in(experiment: Experiment, arguments: dict) -> Request:
+    """What a job of kind `learn` is asked for; raises TypeError for arguments that are no such request."""
+    return Request(**portable(arguments, experiment.folder))
 
 
 def is_asked(experiment: Experiment, wanted: Request) -> bool:
-    """Whether this is the question that waits for its answer, or is being answered."""
-    return experiment.has(WAITING_FILE) and asked(experiment) == wanted
+    """Whether this is the question that was asked last: it waits for its answer, is being answered, or was."""
+    return portable(arguments_of(experiment, "learn"), experiment.folder) == asdict(wanted)
 
 
 def read_finding(experiment: Experiment, wanted: Request) -> Finding | None:

@@ -15,7 +15,7 @@ from ...planning.layer_importance import LayerImportance
 from ...planning.plan import PruningPlan
 from ...planning.planner import plan_from_settings
 from ...planning.protection import Protection
-from ...settings import defaults_of
+from ...settings import Settings, defaults_of, merged
 from ..trials import SPLITS
 
 AUTO = "auto"
@@ -39,8 +39,8 @@ def with_first_and_last_protected(
     `budget` parameters go (default: the ratio of all parameters).
     """
     layers = table.shape.num_layers
-    settings = defaults_of(strategy) | _FREE_RATES | {"pruning_ratio": ratio, "pruning_strategy": "uniform"}
-    settings |= {"match_target": strategy == "layer", "layer_start": first, "layer_end": layers - last}
+    settings = merged(defaults_of(strategy), _FREE_RATES | {"pruning_ratio": ratio, "pruning_strategy": "uniform"})
+    settings = replace(settings, match_target=strategy == "layer", layer_start=first, layer_end=layers - last)
     return _filled(table, settings, budget)
 
 
@@ -48,7 +48,7 @@ def split_plans(table: GroupTable, ratio: float) -> list[tuple[str, PruningPlan 
     """(split, plan) from 0:10 to 10:0 and the split that the scores choose; the reason where a split has no plan."""
     plans: list[tuple[str, PruningPlan | PruningError]] = []
     for split in (AUTO, *SPLITS):
-        settings = defaults_of("global") | {"pruning_ratio": ratio, "pruning_distribution": split}
+        settings = replace(defaults_of("global"), pruning_ratio=ratio, pruning_distribution=split)
         try:
             plans.append((split, _filled(table, settings)))
         except PruningError as error:
@@ -65,15 +65,17 @@ def strategy_plans(table: GroupTable, ratio: float, layers: LayerImportance | No
     found = []
     for strategy, changes in (("layer", rates), ("global", {})):
         began = time.perf_counter()
-        plan = _filled(table, defaults_of(strategy) | changes | {"pruning_ratio": ratio}, None, layers)
+        plan = _filled(table, merged(defaults_of(strategy), changes | {"pruning_ratio": ratio}), None, layers)
         found.append((strategy, plan, time.perf_counter() - began))
     return found
 
 
-def _filled(table: GroupTable, settings: dict, budget: int | None = None, layers: LayerImportance | None = None) -> PruningPlan:
+def _filled(
+    table: GroupTable, settings: Settings, budget: int | None = None, layers: LayerImportance | None = None
+) -> PruningPlan:
     planned = plan_from_settings(table, settings, layers)
     if budget is None:
-        budget = int(settings["pruning_ratio"] * table.shape.parameters)
+        budget = int(settings.pruning_ratio * table.shape.parameters)
     plan = filled_up(planned.plan, table, planned.protection, planned.floors, budget)
     if budget - int(plan.removed_parameters.sum()) >= table.groups.cost.min():  # all that may go is gone
         largest = largest_ratio(table, planned.protection, planned.floors)

@@ -8,7 +8,7 @@ import io
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import Cancelled, PruningError
-from ...experiment import FINDINGS_FOLDER, LAYERS_FILE, Experiment, write_whole
+from ...experiment import FINDINGS_FOLDER, LAYERS_FILE, write_whole
 from ...model import matrix_sizes
 from ...model.calibration import CALIBRATION, draw_samples, load_corpus
 from ...model.checkpoint import LoadedModel
@@ -33,42 +33,37 @@ from ...planning.group_table import GroupTable
 from ...planning.plan import PruningPlan
 from ...planning.recovery_cost import recipe
 from ...planning.shape import ATTENTION, MLP
-from ...settings import SETTINGS
-from ..context import load_held_out, load_model
-from ..permissions import Permissions
-from ..progress import RunReport
+from ...settings import SETTINGS, Settings
+from ..context import Run, load_held_out, load_model
 from ..train import TrainingData, training_data, training_from_settings
 from . import findings
-from .findings import KINDS, Finding, Request, asked, read_finding, write_finding
+from .findings import KINDS, Finding, Request, read_finding, write_finding
 from .plans import lowest_of_layer, protected_and_not, split_plans, strategy_plans, with_first_and_last_protected
 
 _SHOWN_CHANNELS, _SHOWN_TOKENS = 3, 8
 
 
-def find_out(experiment: Experiment, report: RunReport, loaded: LoadedModel, text: HeldOutText, batch_size: int) -> None:
-    """Answers what `findings.ask` wrote down; points that are kept from before are left out."""
-    table = experiment.read_table()
+def find_out(run: Run, loaded: LoadedModel, text: HeldOutText) -> None:
+    """Answers the question that the run was asked; points that are kept from before are left out."""
+    table = run.experiment.read_table()
     missing = table.groups.size - len(table.order)
     if missing:
         raise PruningError("learn_needs_all_groups", missing=missing)
-    wanted = findings.asked(experiment)
-    found = read_finding(experiment, wanted) or Finding(wanted)
-    run = _Run(experiment, report, loaded, text, batch_size, table, replace(found, text=text.basis), time.time())
+    wanted = findings.asked_in(run.experiment, run.request)
+    found = read_finding(run.experiment, wanted) or Finding(wanted)
+    study = _Study(run, loaded, text, table, replace(found, text=text.basis), time.time())
     if not found.finished:
-        _EXPERIMENTS[wanted.experiment](run)
-        run.finish()
-    experiment.path(findings.WAITING_FILE).unlink(missing_ok=True)  # nothing waits any more
+        _EXPERIMENTS[wanted.experiment](study)
+        study.finish()
 
 
 @dataclass
-class _Run:
-    """One measurement while it runs: where its points go, and how plans and scores are measured for it."""
+class _Study:
+    """One experiment while it runs: where its points go, and how plans and scores are measured for it."""
 
-    experiment: Experiment
-    report: RunReport
+    run: Run
     loaded: LoadedModel
     text: HeldOutText
-    batch_size: int
     table: GroupTable
     finding: Finding
     began: float
@@ -83,23 +78,27 @@ class _Run:
 
     @cached_property
     def _corpus(self):
-        settings = self.experiment.settings
-        return load_corpus(settings["corpus"], CALIBRATION, settings["text_column"])
+        settings = self.run.experiment.settings
+        return load_corpus(settings.corpus, CALIBRATION, settings.text_column)
 
     @cached_property
     def whole(self) -> np.ndarray:
         """Losses of the model as it is, [windows]."""
-        return window_losses(self.loaded.model, self.text.windows, self.batch_size)
+        return window_losses(self.loaded.model, self.text.windows, self.run.batch_size)
 
     def losses(self, plan: PruningPlan, place: int = 0, places: int = 1) -> np.ndarray:
         """Losses of the model without what the plan removes, [windows]; the `place`-th of so many plans."""
         windows = len(self.text.windows)
 
         def tell(done: int, total: int) -> None:
-            self.report.progress(windows * place + done, windows * places)
+            self.run.progress.advance(windows * place + done, windows * places)
 
         with masked(self.loaded.model, plan) as model:
-            return window_losses(model, self.text.windows, self.batch_size, tell)
+            return window_losses(model, self.text.windows, self.run.batch_size, tell)
+
+    def tell_from(self, begun: int, total: int) -> Callable[[int, int], None]:
+        """What tells of windows that are done, `begun` of them before."""
+        return lambda done, _: self.run.progress.advance(begun + done, total)
 
     def keep(self, *points: dict, whole: dict | None = None) -> None:
         """Writes points, or what is true of all of them, at once: a run that is stopped continues from here."""
@@ -111,7 +110,7 @@ class _Run:
             seconds=self.finding.seconds + now - self.began,
         )
         self.began = now
-        write_finding(self.experiment, self.finding)
+        write_finding(self.run.experiment, self.finding)
 
     def note_whole(self, losses: np.ndarray) -> None:
         self.finding = replace(self.finding, perplexity=_finite(perplexity_of(losses)))
@@ -119,7 +118,7 @@ class _Run:
     def finish(self) -> None:
         self.finding = replace(self.finding, finished=True)
         self.keep()
-        self.report.say(f"    {self.wanted.experiment}: {len(self.finding.points)} points, {self.finding.seconds:.1f} s")
+        self.run.progress.say(f"    {self.wanted.experiment}: {len(self.finding.points)} points, {self.finding.seconds:.1f} s")
 
     # scores -----------------------------------------------------------------------------------------------------------
 
@@ -130,247 +129,256 @@ class _Run:
         """
         paths = [self._kept_importance(method, seed, count) for method in methods]
         if not all(path.exists() for path in paths):
-            with self.report.step("gradients", count, "samples", detail=f"groups by {' and '.join(methods)}, seed {seed}"):
+            with self.run.progress.step(
+                "gradients", count, "samples", detail=f"groups by {' and '.join(methods)}, seed {seed}"
+            ):
                 samples = self._samples(seed, 1 if methods[0] in NEEDS_NO_SAMPLES else count)
-                shape, size = self.loaded.header.shape, self.experiment.settings["gradient_batch_size"]
-                measured = measure_at_once(methods, self.loaded.model, shape, samples, size, self.report.progress)
+                shape, size = self.loaded.header.shape, self.run.experiment.settings.gradient_batch_size
+                measured = measure_at_once(methods, self.loaded.model, shape, samples, size, self.run.progress.advance)
             for path, importance in zip(paths, measured, strict=True):
                 _write_array(path, importance)
         return [np.load(path) for path in paths]
 
     def _kept_importance(self, method: str, seed: int, count: int) -> Path:
         key = Request(method, {"seed": seed, "count": count}, self.wanted.basis | {"table": None, "windows": None})
-        return self.experiment.path(FINDINGS_FOLDER, key.file.replace(".json", ".npy"))
+        return self.run.experiment.path(FINDINGS_FOLDER, key.file.replace(".json", ".npy"))
 
     def layer_importance(self, method: str, seed: int, count: int) -> np.ndarray:
         """Importance of every layer by `method`, [layers]; the experiment's own where it was measured by this method."""
-        own = self.experiment.read_layer_importance()
+        own = self.run.experiment.read_layer_importance()
         if own is not None and own.method == method:
             return own.importance
-        with self.report.step("gradients", count, "samples", detail=f"layers by {method}"):
-            size = self.experiment.settings["gradient_batch_size"]
+        with self.run.progress.step("gradients", count, "samples", detail=f"layers by {method}"):
+            size = self.run.experiment.settings.gradient_batch_size
             samples = self._samples(seed, count)
-            return measure_layers(method, self.loaded.model, samples, size, self.report.progress).importance
+            return measure_layers(method, self.loaded.model, samples, size, self.run.progress.advance).importance
 
     def table_of_seed(self, seed: int) -> GroupTable:
         """The experiment's table, or one by the same method on other calibration windows."""
-        settings, method = self.experiment.settings, self.table.source.get("method")
-        if seed == settings["seed"] or method not in IMPORTANCE_METHODS:
+        settings, method = self.run.experiment.settings, self.table.source.get("method")
+        if seed == settings.seed or method not in IMPORTANCE_METHODS:
             return self.table
-        [importance] = self.importance((method,), seed, settings["num_samples"])
+        [importance] = self.importance((method,), seed, settings.num_samples)
         return replace(self.table, importance=importance)
 
     def _samples(self, seed: int, count: int):
-        return draw_samples(self._corpus, self.loaded.tokenizer, count, self.experiment.settings["seq_len"], seed)
+        return draw_samples(self._corpus, self.loaded.tokenizer, count, self.run.experiment.settings.seq_len, seed)
 
 
 # one layer at a time --------------------------------------------------------------------------------------------------
 
 
-def _layers(run: _Run) -> None:
+def _layers(study: _Study) -> None:
     """Each layer cut alone, masked, and which scores foresaw the rise."""
-    model, layers, kinds = run.loaded.model, run.table.shape.num_layers, run.options["kinds"]
-    windows, total = len(run.text.windows), layers * len(kinds) * len(run.text.windows)
-    with run.report.step("perplexity", total, "windows", detail="one layer at a time"):
-        walk = LayerWalk(model, run.text.windows, run.batch_size)
-        run.note_whole(walk.whole)
+    model, layers, kinds = study.loaded.model, study.table.shape.num_layers, study.options["kinds"]
+    windows, total = len(study.text.windows), layers * len(kinds) * len(study.text.windows)
+    with study.run.progress.step("perplexity", total, "windows", detail="one layer at a time"):
+        walk = LayerWalk(model, study.text.windows, study.run.batch_size)
+        study.note_whole(walk.whole)
         for layer in range(layers):
             new = []
             for number, kind in enumerate(kinds):
-                if run.finding.point(layer=layer, kind=kind):
+                if study.finding.point(layer=layer, kind=kind):
                     continue
                 begun = windows * (layer * len(kinds) + number)
-                plan = lowest_of_layer(run.table, layer, KINDS[kind], run.options["share"])
+                plan = lowest_of_layer(study.table, layer, KINDS[kind], study.options["share"])
                 with masked(model, plan):
-                    losses = walk.losses(lambda done, _, begun=begun: run.report.progress(begun + done, total))
+                    losses = walk.losses(study.tell_from(begun, total))
                 new.append({"layer": layer, "kind": kind} | _cut(plan) | _rise(walk.whole, losses))
             if new:
-                run.keep(*new)
+                study.keep(*new)
             walk.forward()
-    _foresee(run)
+    _foresee(study)
 
 
-def _foresee(run: _Run) -> None:
+def _foresee(study: _Study) -> None:
     """What each method says of the very groups that went, layer by layer, and its correlation with the measured rise.
 
     A group method's foresight of a layer is the sum of its importance over the groups that were cut there; a layer method's
     is its importance of the layer, whatever was cut.
     """
-    seed, count = run.experiment.settings["seed"], run.options["samples"]
-    foreseen = dict(run.finding.whole.get("foreseen", {}))
+    seed, count = study.run.experiment.settings.seed, study.options["samples"]
+    foreseen = dict(study.finding.whole.get("foreseen", {}))
     cuts = {
         kind: [
-            lowest_of_layer(run.table, layer, KINDS[kind], run.options["share"]) for layer in range(run.table.shape.num_layers)
+            lowest_of_layer(study.table, layer, KINDS[kind], study.options["share"])
+            for layer in range(study.table.shape.num_layers)
         ]
-        for kind in run.options["kinds"]
+        for kind in study.options["kinds"]
     }
     for methods in passes([method for method in IMPORTANCE_METHODS if method not in foreseen]):
-        for method, importance in zip(methods, run.importance(methods, seed, count), strict=True):
+        for method, importance in zip(methods, study.importance(methods, seed, count), strict=True):
             foreseen[method] = {kind: [float(importance[~plan.kept].sum()) for plan in plans] for kind, plans in cuts.items()}
-        run.keep(whole={"foreseen": foreseen})
+        study.keep(whole={"foreseen": foreseen})
     for method in LAYER_METHODS:
         if method not in foreseen:
-            foreseen[method] = dict.fromkeys(cuts, run.layer_importance(method, seed, count).tolist())
-            run.keep(whole={"foreseen": foreseen})
+            foreseen[method] = dict.fromkeys(cuts, study.layer_importance(method, seed, count).tolist())
+            study.keep(whole={"foreseen": foreseen})
     measured = {
-        kind: np.array([run.finding.point(layer=i, kind=kind)["rise"] for i in range(len(plans))])
+        kind: np.array([point["rise"] for i in range(len(plans)) if (point := study.finding.point(layer=i, kind=kind))])
         for kind, plans in cuts.items()
     }
     correlations = {
         method: {kind: _number(spearman(np.array(of_kind[kind]), measured[kind])) for kind in cuts}
         for method, of_kind in foreseen.items()
     }
-    run.keep(whole={"spearman": correlations})
+    study.keep(whole={"spearman": correlations})
 
 
 # protect or not -------------------------------------------------------------------------------------------------------
 
 
-def _protection(run: _Run) -> None:
+def _protection(study: _Study) -> None:
     """All layers cut against first and last ones spared, the same number of parameters, over ratios and calibration seeds."""
-    options = run.options
+    options = study.options
     todo = [(seed, ratio) for seed in options["seeds"] for ratio in options["ratios"]]
-    todo = [one for one in todo if not run.finding.point(seed=one[0], ratio=one[1])]
+    todo = [one for one in todo if not study.finding.point(seed=one[0], ratio=one[1])]
     for seed in {seed for seed, _ in todo}:
-        run.table_of_seed(seed)
-    with run.report.step("perplexity", 0, "windows", detail="protect or not"):
-        run.note_whole(run.whole)
+        study.table_of_seed(seed)
+    with study.run.progress.step("perplexity", 0, "windows", detail="protect or not"):
+        study.note_whole(study.whole)
         for place, (seed, ratio) in enumerate(todo):
-            run.keep(_compared(run, seed, ratio, 2 * place, 2 * len(todo)))
+            study.keep(_compared(study, seed, ratio, 2 * place, 2 * len(todo)))
 
 
-def _compared(run: _Run, seed: int, ratio: float, place: int, places: int) -> dict:
+def _compared(study: _Study, seed: int, ratio: float, place: int, places: int) -> dict:
     """Both scenarios at one ratio: {all, protected, difference: protected minus all, paired}; or why there is no such cut."""
-    options, point = run.options, {"seed": seed, "ratio": ratio}
+    options, point = study.options, {"seed": seed, "ratio": ratio}
     try:
-        plans = protected_and_not(run.table_of_seed(seed), ratio, options["strategy"], options["first"], options["last"])
+        plans = protected_and_not(study.table_of_seed(seed), ratio, options["strategy"], options["first"], options["last"])
     except PruningError as error:
         return point | {"reason": error.content}
-    losses = [run.losses(plan, place + number, places) for number, plan in enumerate(plans)]
+    losses = [study.losses(plan, place + number, places) for number, plan in enumerate(plans)]
     for name, plan, found in zip(("all", "protected"), plans, losses, strict=True):
-        point[name] = _cut(plan) | _rise(run.whole, found)
+        point[name] = _cut(plan) | _rise(study.whole, found)
     return point | {"difference": _named(Rise.between(*losses))}
 
 
-def _trained(run: _Run) -> None:
+def _trained(study: _Study) -> None:
     """Both scenarios cut for real, each trained by the same LoRA on the same text; one calibration seed."""
-    options = run.options
-    todo = [ratio for ratio in options["ratios"] if not run.finding.point(ratio=ratio)]
-    run.note_whole(run.whole)
-    settings = _same_training(run)
-    data = training_data(settings, run.loaded, run.text)
+    options = study.options
+    todo = [ratio for ratio in options["ratios"] if not study.finding.point(ratio=ratio)]
+    study.note_whole(study.whole)
+    settings = _same_training(study)
+    data = training_data(settings, study.loaded, study.text)
     for ratio in todo:
         try:
-            plans = protected_and_not(run.table, ratio, options["strategy"], options["first"], options["last"])
+            plans = protected_and_not(study.table, ratio, options["strategy"], options["first"], options["last"])
         except PruningError as error:
-            run.keep({"ratio": ratio, "reason": error.content})
+            study.keep({"ratio": ratio, "reason": error.content})
             continue
         point, trained = {"ratio": ratio}, []
         for name, plan in zip(("all", "protected"), plans, strict=True):
-            with run.report.step("perplexity", 0, "windows", detail=f"{ratio:.0%}, {name}"):
-                cut_alone = _rise(run.whole, run.losses(plan))
-            trained.append(_losses_after_training(run, plan, settings, data, f"{ratio:.0%}, {name}"))
-            point[name] = _cut(plan) | {"cut": cut_alone, "trained": _rise(run.whole, trained[-1])}
-        run.keep(point | {"difference": _named(Rise.between(*trained))})
+            with study.run.progress.step("perplexity", 0, "windows", detail=f"{ratio:.0%}, {name}"):
+                cut_alone = _rise(study.whole, study.losses(plan))
+            trained.append(_losses_after_training(study, plan, settings, data, f"{ratio:.0%}, {name}"))
+            point[name] = _cut(plan) | {"cut": cut_alone, "trained": _rise(study.whole, trained[-1])}
+        study.keep(point | {"difference": _named(Rise.between(*trained))})
 
 
-def _same_training(run: _Run) -> dict:
+def _same_training(study: _Study) -> Settings:
     """Settings of the light recipe; what is reported stays out of what the best state is chosen by."""
-    known = run.experiment.settings
-    light = recipe("light", known["base_model"] == DEMO)
-    own = {"finetune_samples": run.options["samples"], "eval_windows": len(run.text.windows)}
-    return known | {name: setting.default for name, setting in SETTINGS.items() if setting.group == "recovery"} | light | own
+    known = study.run.experiment.settings
+    light = recipe("light", known.base_model == DEMO)
+    own = {"finetune_samples": study.options["samples"], "eval_windows": len(study.text.windows)}
+    defaults = {name: setting.default for name, setting in SETTINGS.items() if setting.group == "recovery"}
+    return replace(known, **(defaults | light | own))
 
 
-def _losses_after_training(run: _Run, plan: PruningPlan, settings: dict, data: TrainingData, detail: str) -> np.ndarray:
+def _losses_after_training(study: _Study, plan: PruningPlan, settings: Settings, data: TrainingData, detail: str) -> np.ndarray:
     """Losses of the model that a plan cuts and LoRA trains, [windows]; the loaded model stays as it is."""
-    pruned = cut(run.loaded.model, plan)
+    pruned = cut(study.loaded.model, plan)
     for parameter in pruned.parameters():  # what a cut keeps whole it shares with the loaded model
         parameter.data = parameter.data.clone()
     training = training_from_settings(settings, len(data.text))
-    with run.report.step("recovery", training.steps, "steps", detail=detail), tempfile.TemporaryDirectory() as folder:
+    progress = study.run.progress
+    with progress.step("recovery", training.steps, "steps", detail=detail), tempfile.TemporaryDirectory() as folder:
         result = train(
             pruned,
             data.text,
             training,
             Path(folder),
-            lambda model: perplexity(model, data.validation, run.batch_size, lambda *_: run.report.check_cancelled()),
-            lambda point: run.report.progress(point.step, training.steps),
+            lambda model: perplexity(
+                model, data.validation, study.run.batch_size, lambda *_: study.run.progress.check_cancelled()
+            ),
+            lambda point: progress.advance(point.step, training.steps),
         )
     if result.was_cancelled:
         raise Cancelled()
-    return window_losses(result.model, run.text.windows, run.batch_size)
+    return window_losses(result.model, study.text.windows, study.run.batch_size)
 
 
-def _grid(run: _Run) -> None:
+def _grid(study: _Study) -> None:
     """The same ratio with n first and m last layers protected, n x m; the cut of all layers is one of the points."""
-    options = run.options
-    todo = [(n, m) for n in options["firsts"] for m in options["lasts"] if not run.finding.point(first=n, last=m)]
-    with run.report.step("perplexity", 0, "windows", detail="first x last layers protected"):
-        run.note_whole(run.whole)
-        plan = with_first_and_last_protected(run.table, options["ratio"], options["strategy"], 0, 0)
+    options = study.options
+    todo = [(n, m) for n in options["firsts"] for m in options["lasts"] if not study.finding.point(first=n, last=m)]
+    with study.run.progress.step("perplexity", 0, "windows", detail="first x last layers protected"):
+        study.note_whole(study.whole)
+        plan = with_first_and_last_protected(study.table, options["ratio"], options["strategy"], 0, 0)
         budget = int(plan.removed_parameters.sum())
-        unprotected = run.losses(plan)
+        unprotected = study.losses(plan)
         for place, (first, last) in enumerate(todo):
             point = {"first": first, "last": last}
             try:
-                plan = with_first_and_last_protected(run.table, options["ratio"], options["strategy"], first, last, budget)
+                plan = with_first_and_last_protected(study.table, options["ratio"], options["strategy"], first, last, budget)
             except PruningError as error:
-                run.keep(point | {"reason": error.content})
+                study.keep(point | {"reason": error.content})
                 continue
-            losses = run.losses(plan, place, len(todo))
+            losses = study.losses(plan, place, len(todo))
             difference = _named(Rise.between(unprotected, losses))
-            run.keep(point | _cut(plan) | _rise(run.whole, losses) | {"difference": difference})
+            study.keep(point | _cut(plan) | _rise(study.whole, losses) | {"difference": difference})
 
 
 # attention : MLP, strategies ------------------------------------------------------------------------------------------
 
 
-def _split(run: _Run) -> None:
+def _split(study: _Study) -> None:
     """The same number of parameters shared differently between attention and MLP; `auto` is what the scores chose."""
     todo = [
         (ratio, split, plan)
-        for ratio in run.options["ratios"]
-        for split, plan in split_plans(run.table, ratio)
-        if not run.finding.point(ratio=ratio, split=split)
+        for ratio in study.options["ratios"]
+        for split, plan in split_plans(study.table, ratio)
+        if not study.finding.point(ratio=ratio, split=split)
     ]
-    with run.report.step("perplexity", 0, "windows", detail="attention : MLP"):
-        run.note_whole(run.whole)
+    with study.run.progress.step("perplexity", 0, "windows", detail="attention : MLP"):
+        study.note_whole(study.whole)
         for place, (ratio, split, plan) in enumerate(todo):
             point = {"ratio": ratio, "split": split}
             if isinstance(plan, PruningError):
-                run.keep(point | {"reason": plan.content})
+                study.keep(point | {"reason": plan.content})
             else:
-                run.keep(point | _cut(plan) | _rise(run.whole, run.losses(plan, place, len(todo))))
+                study.keep(point | _cut(plan) | _rise(study.whole, study.losses(plan, place, len(todo))))
 
 
-def _strategies(run: _Run) -> None:
+def _strategies(study: _Study) -> None:
     """Layer-wise and global at one budget."""
-    layers = run.experiment.read_layer_importance() if run.experiment.has(LAYERS_FILE) else None
-    found = strategy_plans(run.table, run.options["ratio"], layers)
-    with run.report.step("perplexity", 0, "windows", detail="two strategies"):
-        run.note_whole(run.whole)
+    layers = study.run.experiment.read_layer_importance() if study.run.experiment.has(LAYERS_FILE) else None
+    found = strategy_plans(study.table, study.options["ratio"], layers)
+    with study.run.progress.step("perplexity", 0, "windows", detail="two strategies"):
+        study.note_whole(study.whole)
         kept, points = {}, []
         for place, (name, plan, seconds) in enumerate(found):
-            kept[name] = run.losses(plan, place, len(found))
-            points.append({"strategy": name, "plan_seconds": seconds} | _cut(plan) | _rise(run.whole, kept[name]))
-        run.keep(*points, whole={"difference": _named(Rise.between(kept["layer"], kept["global"]))})
+            kept[name] = study.losses(plan, place, len(found))
+            points.append({"strategy": name, "plan_seconds": seconds} | _cut(plan) | _rise(study.whole, kept[name]))
+        study.keep(*points, whole={"difference": _named(Rise.between(kept["layer"], kept["global"]))})
 
 
 # inside a group, zeros or less ----------------------------------------------------------------------------------------
 
 
-def _inside(run: _Run) -> None:
+def _inside(study: _Study) -> None:
     """Lowest- and highest-scored groups of a layer: every token's loss with and without, and what channels write."""
-    model, table, layer = run.loaded.model, run.table, run.options["layer"]
-    tokens = run.loaded.tokenizer
-    with run.report.step("perplexity", 0, "windows", detail="inside a group"):
+    model, table, layer = study.loaded.model, study.table, study.options["layer"]
+    tokens = study.loaded.tokenizer
+    with study.run.progress.step("perplexity", 0, "windows", detail="inside a group"):
         for rank, group in _extremes(table, layer, ATTENTION, 1):
             kept = np.ones(table.groups.size, dtype=bool)
             kept[table.groups.slice_of(layer, ATTENTION).start + group] = False
             plan = PruningPlan(table.shape, kept)
-            losses = run.losses(plan)
-            window = run.text.windows[int(np.argmax(losses - run.whole))]  # where it matters most, there is something to see
+            losses = study.losses(plan)
+            window = study.text.windows[
+                int(np.argmax(losses - study.whole))
+            ]  # where it matters most, there is something to see
             before = token_losses(model, window)
             with masked(model, plan):
                 after = token_losses(model, window)
@@ -379,12 +387,12 @@ def _inside(run: _Run) -> None:
                 "before": before.tolist(),
                 "after": after.tolist(),
             }
-            run.keep({"kind": ATTENTION, "group": group, "rank": rank} | shown | _rise(run.whole, losses))
+            study.keep({"kind": ATTENTION, "group": group, "rank": rank} | shown | _rise(study.whole, losses))
         for rank, channel in _extremes(table, layer, MLP, _SHOWN_CHANNELS):
             ids, raised = written_tokens(model, layer, channel, _SHOWN_TOKENS)
             written = {"tokens": [tokens.decode([i]) for i in ids], "raised": raised}
-            run.keep({"kind": MLP, "group": channel, "rank": rank} | written)
-    run.note_whole(run.whole)
+            study.keep({"kind": MLP, "group": channel, "rank": rank} | written)
+    study.note_whole(study.whole)
 
 
 def _extremes(table: GroupTable, layer: int, kind: str, count: int) -> Iterator[tuple[str, int]]:
@@ -395,14 +403,14 @@ def _extremes(table: GroupTable, layer: int, kind: str, count: int) -> Iterator[
     yield from ((rank, int(group)) for rank, groups in ends.items() for group in groups)
 
 
-def _matrix(run: _Run) -> None:
+def _matrix(study: _Study) -> None:
     """One matrix with zeros in it, and the same matrix made smaller: memory and measured speed."""
-    layer, share = run.options["layer"], run.options["share"]
-    with run.report.step("statistics", detail="zeros or a smaller matrix"):
-        weight = run.loaded.model.model.layers[layer].mlp.gate_proj.weight
-        plan = lowest_of_layer(run.table, layer, (MLP,), share)
-        kept = np.flatnonzero(plan.kept[run.table.groups.slice_of(layer, MLP)])
-        run.keep(whole=matrix_sizes.compare(weight, kept))
+    layer, share = study.options["layer"], study.options["share"]
+    with study.run.progress.step("statistics", detail="zeros or a smaller matrix"):
+        weight = study.loaded.model.model.layers[layer].mlp.gate_proj.weight
+        plan = lowest_of_layer(study.table, layer, (MLP,), share)
+        kept = np.flatnonzero(plan.kept[study.table.groups.slice_of(layer, MLP)])
+        study.keep(whole=matrix_sizes.compare(weight, kept))
 
 
 _EXPERIMENTS = {
@@ -451,9 +459,10 @@ def _write_array(path, values: np.ndarray) -> None:
     write_whole(path, content.getvalue())
 
 
-def learn(experiment: Experiment, report: RunReport, settings: dict, permissions: Permissions = Permissions()) -> None:
-    """Runs the sensitivity measurement that waits: how cuts change the loss, masked; the model is not cut."""
-    loaded = load_model(experiment, report, settings, permissions)
-    with report.step("baseline", detail="of the model as it is, on the windows of the experiment"):
-        text = load_held_out(settings | {"eval_windows": asked(experiment).basis["windows"]}, loaded)
-    find_out(experiment, report, loaded, text, 2 * settings["gradient_batch_size"])
+def learn(run: Run) -> None:
+    """Runs the experiment that is asked for: what cuts do to the loss, masked; the model is not cut."""
+    loaded = load_model(run)
+    with run.progress.step("baseline", detail="of the model as it is, on the windows of the experiment"):
+        windows = findings.asked_in(run.experiment, run.request).basis["windows"]
+        text = load_held_out(replace(run.settings, eval_windows=windows), loaded)
+    find_out(run, loaded, text)
