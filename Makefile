@@ -39,7 +39,7 @@ app: $(APP_READY) check-port
 # One math thread per worker: more only fight over the cores. In the order of the folders: the browser's files are few and long,
 # and one of them left to the end would keep one core waiting.
 test: $(TESTS_READY) check-chromium
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -rs $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -rfEs $(PYTEST_ARGS)
 
 test-gguf: $(GGUF_READY) $(TESTS_READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/export/test_llama_cpp.py $(PYTEST_ARGS)

@@ -142,6 +142,7 @@ def create_experiment(
         for file, text in (files or {}).items():
             write_whole(new.path(file), text)
         new.write_settings(replace(settings, **portable(settings.as_dict(), Path(root) / name)))  # it has that name soon
+        write_request(new, Request(kind))
         write_status(new, _waiting(kind))
 
     return Experiment.create(root, name, overwrite, prepare)
