@@ -258,7 +258,7 @@ def _merged(trained: nn.Module, adapter_folder: Path | None) -> PreTrainedModel:
         return trained
     if adapter_folder is not None:
         base = Path(trained.config.name_or_path).name  # without where it lies on this machine
-        trained.config.name_or_path = base
+        trained.config.name_or_path = trained.get_base_model().name_or_path = base  # the card names both
         for config in trained.peft_config.values():
             config.base_model_name_or_path = base
         trained.save_pretrained(adapter_folder, save_embedding_layers=False)  # "auto" asks the hub

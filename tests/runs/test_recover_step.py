@@ -518,6 +518,15 @@ def test_the_state_is_chosen_on_other_windows_than_those_reported(trained_experi
     assert recovery["lines"] == pytest.approx({"before": of_source, "after": of_cut}, rel=1e-5)
 
 
+def test_the_adapter_does_not_tell_where_the_model_lies(trained_experiment, tmp_path_factory):
+    adapter = trained_experiment.path(ADAPTER_FOLDER)
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == CUT_MODEL_FOLDER
+    files = {file.name: file.read_bytes() for file in adapter.iterdir()}
+    assert files.keys() == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    home = str(tmp_path_factory.getbasetemp()).encode()
+    assert not [name for name, content in files.items() if home in content]
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_text_that_is_learned_and_judged_by_is_said_to_be(experiment, text, tmp_path, is_shared):
