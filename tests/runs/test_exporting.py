@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_a_model_too_large_for_memory_is_checked_by_its_headers(cut_by_stream, t
 
 def test_every_format_is_made_checked_and_recorded(experiment, same_process, tmp_path, capsys):
     names = ("hf", "hf-float16", "gguf-f32", "gguf-q8_0", "bin", "plan")
+    seconds_of_the_cut = experiment.metrics()["seconds"]
     assert export(experiment, f"--format={','.join(names)}", f"--to={tmp_path / 'out'}", "--max_shard_size=500KB") == 0
     for name in names:
         assert (tmp_path / "out" / formats.file_of(name)).stat().st_size == experiment.path(
@@ -114,6 +116,9 @@ def test_every_format_is_made_checked_and_recorded(experiment, same_process, tmp
     assert not experiment.leftovers()
     card = experiment.path("model", "README.md").read_text()
     assert "| `gguf-q8_0` |" in card and "model-Q8_0.gguf" in card
+    with zipfile.ZipFile(experiment.path("model.zip")) as packed:
+        assert packed.read("model/README.md").decode() == card  # with the checks of all that was made beside it
+    assert experiment.metrics()["seconds"] == seconds_of_the_cut and seconds_of_the_cut["save"] > 0
     assert "needed" in capsys.readouterr().out
     experiment.forget_result()
     assert not {name for name in files_of(experiment) if name.startswith(("model", "pytorch_model"))}
