@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 
 from pruning.errors import PruningError
+from pruning.experiment import RESULT_FILE
 from pruning.process import start_of
 from pruning.runs.jobs import JobQueue
 from pruning.runs.requests import Request, read_request, write_request
-from pruning.runs.status import JobStatus, claim, create_experiment, last_written, read_status, this_process, write_status
+from pruning.runs.status import CUTS, JobStatus, claim, create_experiment, last_written, read_status, this_process, write_status
 from pruning.settings import Settings
 from tests.runs.quick_runs import (
+    RESULT,
     STEPS_THAT_RUN,
     assert_nothing_half_written,
     clumsy_worker,
@@ -270,6 +272,25 @@ class _Silent(Executor):
     def submit(self, *_):
         self.future = Future()
         return self.future
+
+
+@pytest.mark.parametrize("kind", CUTS)
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_of_a_worker_that_dies_in_a_cut_of_any_kind_only_a_whole_result_stays(make, kind, is_whole):
+    executor = _Silent()
+    queue, experiment = JobQueue(lambda: executor), make()
+    queue.submit(kind, experiment)
+    write_status(experiment, replace(last_written(experiment), state="running"))
+    experiment.update_metrics(seconds={"gradients": 1.0})
+    before = files_of(experiment), experiment.metrics()
+    experiment.model_folder.mkdir()
+    for name in ("model/README.md", *RESULT - {RESULT_FILE}, *[RESULT_FILE] * is_whole):  # the last one says that it is whole
+        experiment.path(name).touch()
+    experiment.update_metrics(parameters={"before": 2, "after": 1})
+    after = files_of(experiment), experiment.metrics()
+    executor.future.set_exception(BrokenProcessPool("a process was terminated: {SIGKILL(-9)}"))
+    assert last_written(experiment).error["code"] == "worker_died"
+    assert (files_of(experiment), experiment.metrics()) == (after if is_whole else before)
 
 
 @pytest.mark.parametrize("is_asked_to_stop", [True, False])
