@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from pruning.methods import IMPORTANCE_METHODS
+
 BARE, FORWARD = "bare forward + backward", "bare forward"
 LAYER_METHOD = "activation"
 DEMO = "demo"
@@ -83,7 +85,7 @@ def _work(model, shape, batch_size: int) -> dict[str, Callable]:
     import torch
 
     from pruning.model.grouped_parameters import grouped_parameters
-    from pruning.model.importance import IMPORTANCE_METHODS
+    from pruning.model.importance import function_of
     from pruning.model.layer_importance import measure_layers
     from pruning.model.loss import Calibration, gradients_for
 
@@ -98,7 +100,7 @@ def _work(model, shape, batch_size: int) -> dict[str, Callable]:
             model(input_ids=batch, use_cache=False)
 
     def groups(method: str, samples: torch.Tensor) -> None:
-        IMPORTANCE_METHODS[method](model, shape, Calibration(samples, batch_size))
+        function_of(method)(model, shape, Calibration(samples, batch_size))
 
     def layers(samples: torch.Tensor) -> None:
         measure_layers(LAYER_METHOD, model, samples, batch_size)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
 
+from pruning import methods
 from pruning.runs.environment import WORKER_ENVIRONMENT
 
 from ._case import BARE, DEMO, FORWARD, LAYER_METHOD, Case, Measured, run_alone
@@ -43,15 +44,14 @@ class _Bound:
     limit: float
 
 
-BOUNDS = {
-    "wanda": _Bound(FORWARD, 1.25),
-    LAYER_METHOD: _Bound(FORWARD, 1.25),
-    "taylor": _Bound(BARE, 1.25),
-    "taylor_2nd": _Bound(BARE, 1.25),
-    "gate": _Bound(BARE, 1.0),
-    "fisher": _Bound(BARE, 1.0),
-    "l1": _Bound(None, 1.0),
-    "l2": _Bound(None, 1.0),
+_BY_PASSES = {
+    methods.WEIGHTS_ONLY: _Bound(None, 1.0),
+    methods.FORWARD: _Bound(FORWARD, 1.25),
+    methods.BACKWARD_TO_ACTIVATIONS: _Bound(BARE, 1.0),
+    methods.BACKWARD: _Bound(BARE, 1.25),
+}
+BOUNDS = {LAYER_METHOD: _BY_PASSES[methods.FORWARD]} | {
+    method.name: _BY_PASSES[method.passes] for method in methods.IMPORTANCE_METHODS.values()
 }
 _MEMORY_BOUND = 1.1  # times the peak of the bare forward + backward
 _MEMORY_BATCHES, _MEMORY_PROCESSES = 4, 3

@@ -26,11 +26,12 @@ import torch
 import transformers
 
 from pruning.errors import PruningError
+from pruning.methods import IMPORTANCE_METHODS
 from pruning.model.calibration import CALIBRATION, Corpus, draw_samples, load_corpus
 from pruning.model.checkpoint import LoadedModel, load, open_checkpoint
 from pruning.model.held_out import HeldOutText, perplexity
-from pruning.model.importance import IMPORTANCE_METHODS, measure_groups
-from pruning.model.layer_importance import REMOVAL, measure_layers
+from pruning.model.importance import measure_groups
+from pruning.model.layer_importance import measure_layers
 from pruning.model.masking import masked
 from pruning.planning.allocation import Floors
 from pruning.planning.block_counts import plan_from_counts
@@ -38,7 +39,7 @@ from pruning.planning.group_table import GroupTable
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
 from pruning.planning.planner import plan_from_settings
-from pruning.settings import STRATEGIES, resolve
+from pruning.settings import SETTINGS, STRATEGIES, resolve
 
 from . import _recovery_ways
 from ._flags import add_names
@@ -46,6 +47,7 @@ from ._quality_rows import Results, Row
 from ._recovery_ways import WAYS, Recoveries
 
 DEFAULT, NONE = "default", "none"  # protection: of the first 3 and last 2 layers, or of no layer
+_LAYER_METHOD = SETTINGS["layer_importance_method"].default
 _MOST_LAYER_SAMPLES = 50
 _SEED, _BATCH_SIZE = 0, 8
 _RESULTS = Path(__file__).parent / "results"
@@ -141,7 +143,7 @@ def _basis(loaded: LoadedModel, text: HeldOutText, calibration: Corpus, args: ar
         **text.basis,
         "calibration_sha256": calibration.sha256,
         "calibration_windows": f"{args.samples} for groups, {layer_samples} for layers, batches of {_BATCH_SIZE}, seed {_SEED}",
-        "layer_importance_method": REMOVAL,
+        "layer_importance_method": _LAYER_METHOD,
         "seeds at random": args.seeds,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -205,8 +207,8 @@ def _planned_rows(keys: list[tuple], loaded: LoadedModel, calibration: Corpus, a
     layers = None
     if any(strategy == "layer" for strategy, *_ in keys):
         start = time.perf_counter()
-        layers = measure_layers(REMOVAL, loaded.model, windows(min(_MOST_LAYER_SAMPLES, args.samples)), _BATCH_SIZE)
-        print(f"importance of layers by {REMOVAL}: {time.perf_counter() - start:.1f} s", flush=True)
+        layers = measure_layers(_LAYER_METHOD, loaded.model, windows(min(_MOST_LAYER_SAMPLES, args.samples)), _BATCH_SIZE)
+        print(f"importance of layers by {_LAYER_METHOD}: {time.perf_counter() - start:.1f} s", flush=True)
     return [_plan(key, tables[key[-1]], layers, args.seeds) for key in keys]
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, cast, get_args
 
 from .errors import PruningError
+from .methods import IMPORTANCE_METHODS, LAYER_METHODS
 
 # What a value must be, in words.
 EXPECTED = {
@@ -154,7 +155,7 @@ class Settings:
         "Attention code: auto takes sdpa, but eager for small heads in half precision on CPU (faster there).",
         choices=("auto", "eager", "sdpa"),
     )
-    trust_remote_code: bool = setting(False, "model", "Allow a model to run the Python code it brings; no file can say so.")
+    trust_remote_code: bool = setting(False, "model", "Allow a model to run the Python code it brings; no file can allow it.")
     head_dim: int | None = setting(
         None, "model", "Size of a head, if you want it checked; it is read from the model.", minimum=1
     )
@@ -195,19 +196,19 @@ class Settings:
         "taylor",
         "importance",
         "How the importance of a group is measured: by gradients, activations, or weights alone.",
-        choices=("taylor", "taylor_2nd", "wanda", "l1", "l2", "gate", "fisher"),
+        choices=tuple(IMPORTANCE_METHODS),
         old_names=("pruner_type",),
     )
     layer_importance_method: str = setting(
         "removal",
         "importance",
         "How the importance of a whole layer is measured.",
-        choices=("removal", "activation", "block_influence"),
+        choices=tuple(LAYER_METHODS),
     )
     layer_importance_samples: int = setting(
         50,
         "importance",
-        "Calibration windows for the importance of layers; 0 leaves it out.",
+        "Calibration windows for the importance of layers; 0 skips it.",
         unit="samples",
         minimum=0,
         old_names=("importance_samples",),
@@ -291,7 +292,7 @@ class Settings:
         "Groups kept by hand whatever the strategy says, as 3a1,5m20-29: attention group 1 of layer 3, MLP channels 20 to 29 "
         "of layer 5.",
     )
-    cut_groups: str = setting("", "plan", "Groups cut by hand, named as in keep_groups; protection does not hold them.")
+    cut_groups: str = setting("", "plan", "Groups cut by hand, named as in keep_groups; protection does not keep them.")
     groups: str | None = setting(None, "plan", "A CSV like groups_to_prune.csv: exactly its rows are cut.", commands=("apply",))
     table: str | None = setting(
         None,
@@ -345,16 +346,16 @@ class Settings:
     finetune_seq_len: int | None = setting(
         None,
         "recovery",
-        "Length of a training window; left out, seq_len.",
+        "Length of a training window; by default seq_len.",
         unit="tokens",
         minimum=2,
         commands=_RECOVERY_COMMANDS,
     )
     finetune_lr: float | None = setting(
-        None, "recovery", "Learning rate; left out, 1e-4 for lora and 1e-5 for full.", above=0, commands=_RECOVERY_COMMANDS
+        None, "recovery", "Learning rate; by default 1e-4 for lora and 1e-5 for full.", above=0, commands=_RECOVERY_COMMANDS
     )
     finetune_epochs: float = setting(
-        1.0, "recovery", "How often all training text is seen.", unit="epochs", above=0, commands=_RECOVERY_COMMANDS
+        1.0, "recovery", "Passes over the training text.", unit="epochs", above=0, commands=_RECOVERY_COMMANDS
     )
     finetune_steps: int = setting(
         0,
@@ -392,7 +393,7 @@ class Settings:
     finetune_eval_steps: int = setting(
         20,
         "recovery",
-        "Steps from one perplexity to the next; the best state is kept.",
+        "Steps between two measurements of perplexity; the best state is kept.",
         unit="steps",
         minimum=1,
         commands=_RECOVERY_COMMANDS,
@@ -417,7 +418,7 @@ class Settings:
     lora_dropout: float = setting(
         0.0,
         "recovery",
-        "Share of inputs that the added matrices miss at random.",
+        "Share of inputs of the added matrices that are dropped at random.",
         unit="share",
         minimum=0,
         below=1,
@@ -433,14 +434,14 @@ class Settings:
     distill_weight: float = setting(
         0.0,
         "recovery",
-        "Share of the loss that compares with what the unpruned model says; 0 does without it.",
+        "Share of the loss that compares with the predictions of the model before the cut; 0 leaves it out.",
         unit="share",
         minimum=0,
         maximum=1,
         commands=_RECOVERY_COMMANDS,
     )
     distill_temperature: float = setting(
-        2.0, "recovery", "Above 1 the unlikelier tokens count more in that comparison.", above=0, commands=_RECOVERY_COMMANDS
+        2.0, "recovery", "Above 1, less likely tokens count more in that comparison.", above=0, commands=_RECOVERY_COMMANDS
     )
 
     # evaluation
@@ -456,7 +457,7 @@ class Settings:
     eval_windows: int = setting(
         256, "evaluation", "Perplexity windows, spread evenly over the text; 0 takes all.", unit="windows", minimum=0
     )
-    prompt: str = setting(_PROMPT, "evaluation", "Both models go on from this text.")
+    prompt: str = setting(_PROMPT, "evaluation", "Both models continue this text.")
 
     # output
     experiment_name: str | None = setting(
@@ -472,8 +473,8 @@ class Settings:
         "Replace an experiment of the same name; it is restored if the run fails before it made anything. `recover`: give up a "
         "training that was stopped.",
     )
-    resume: bool = setting(False, "output", "Go on with an experiment that was stopped, from its last finished step.")
-    dry_run: bool = setting(False, "output", "Say what the plan would give, and the memory and disk it takes; change nothing.")
+    resume: bool = setting(False, "output", "Continue an experiment that was stopped, from its last finished step.")
+    dry_run: bool = setting(False, "output", "Show what the plan would give, and the memory and disk it takes; change nothing.")
     save_table_path: str | None = setting(
         None,
         "output",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
+from pruning.methods import LAYER_METHODS
 from pruning.palette import COLOURS
 from pruning.planning.comparison import MethodComparison, Overlap
 from pruning.planning.group_table import GroupTable
@@ -34,7 +35,6 @@ from .frame import (
 _MAX_BINS = 256
 _MAX_RANKS = 4000  # points per kind in the scatter of two methods
 _MANY_GROUPS = 2000  # above this, points are drawn by the graphics card
-_LAYER_METHODS = ("removal", "activation", "block_influence")
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
@@ -58,7 +58,7 @@ def layer_importance_bars(
         symbol = {"symbol": "triangle-down", "size": 11, "color": COLOURS["cut"]}
         below = {"type": "scatter", "mode": "markers", "y": at_floor, "marker": symbol}
         traces.append(_layer_trace(found, t) | below | {"name": t("chart.layer_importance.below_zero")})
-    method = found.method if found.method in _LAYER_METHODS else "other"
+    method = found.method if found.method in LAYER_METHODS else "other"
     return figure_of(
         traces,
         t(f"chart.layer_importance.title.{method}", method=found.method),

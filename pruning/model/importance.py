@@ -6,12 +6,13 @@
     wanda, gate, fisher                                         see activation_importance.py
 
 A method is a function (model, shape, calibration) -> importance [groups], 0 for groups of other layers than
-`calibration.layers`. `IMPORTANCE_METHODS` names them. Knows nothing about plans.
+`calibration.layers`; `IMPORTANCE_METHODS` of methods.py names them. Knows nothing about plans.
 """
 
 import contextlib
 import functools
 import math
+import pkgutil
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,9 +21,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import PruningError
+from ..methods import IMPORTANCE_METHODS
 from ..planning.groups import GroupIndex, type_names
 from ..planning.shape import ModelShape
-from .activation_importance import fisher, gate, gate_and_fisher, wanda
 from .grouped_parameters import GroupedParameter, grouped_parameters
 from .loss import Calibration, OnProgress, gradients_for, summed_loss
 
@@ -98,24 +99,6 @@ def l2(model: PreTrainedModel, shape: ModelShape, calibration: Calibration) -> n
     return np.sqrt(squares)
 
 
-IMPORTANCE_METHODS: dict[str, Callable[..., np.ndarray]] = {
-    "taylor": taylor,
-    "taylor_2nd": taylor_2nd,
-    "wanda": wanda,
-    "l1": l1,
-    "l2": l2,
-    "gate": gate,
-    "fisher": fisher,
-}
-# Methods that one pass gives both of.
-_BOTH_AT_ONCE: dict[tuple[str, ...], Callable[..., np.ndarray]] = {
-    ("taylor", "taylor_2nd"): taylor_both,
-    ("gate", "fisher"): gate_and_fisher,
-}
-NEEDS_NO_SAMPLES = ("l1", "l2")
-DEPENDS_ON_BATCH_SIZE = ("taylor_2nd",)
-
-
 def measure_groups(
     method: str,
     model: PreTrainedModel,
@@ -127,7 +110,7 @@ def measure_groups(
 ) -> np.ndarray:
     """Importance of every group by the named method, [groups] float64; NaN for groups of other layers than `layers`.
 
-    `samples` int64 [samples, seq_len] are not looked at by methods of NEEDS_NO_SAMPLES. Raises PruningError for an unknown
+    `samples` int64 [samples, seq_len] are not looked at by methods that read weights alone. Raises PruningError for an unknown
     method, and when a score is not finite.
     """
     [importance] = measure_at_once((method,), model, shape, samples, batch_size, on_progress, layers)
@@ -135,13 +118,27 @@ def measure_groups(
 
 
 def passes(methods: Sequence[str]) -> list[tuple[str, ...]]:
-    """The methods in their order, those together that one pass gives both of."""
+    """The methods in their order, those together that one pass gives all of."""
     left, found = list(methods), []
     while left:
-        both = next((pair for pair in _BOTH_AT_ONCE if left[0] in pair and set(pair) <= set(left)), (left[0],))
-        found.append(both)
-        left = [method for method in left if method not in both]
+        of_one_pass = _of_one_pass(left[0])
+        at_once = of_one_pass if set(of_one_pass) <= set(left) else (left[0],)
+        found.append(at_once)
+        left = [method for method in left if method not in at_once]
     return found
+
+
+def _of_one_pass(method: str) -> tuple[str, ...]:
+    together = IMPORTANCE_METHODS[method].together
+    return tuple(name for name, each in IMPORTANCE_METHODS.items() if together and each.together == together) or (method,)
+
+
+def function_of(*methods: str) -> Callable[..., np.ndarray]:
+    """What computes this method, or these that one pass gives; raises PruningError for an unknown one."""
+    if unknown := [method for method in methods if method not in IMPORTANCE_METHODS]:
+        raise PruningError("method_unknown", method=unknown[0], choices=", ".join(IMPORTANCE_METHODS))
+    first = IMPORTANCE_METHODS[methods[0]]
+    return pkgutil.resolve_name(f"{__package__}.{first.function if len(methods) == 1 else first.together}")
 
 
 def measure_at_once(
@@ -153,11 +150,8 @@ def measure_at_once(
     on_progress: OnProgress = lambda done, total: None,
     layers: range | None = None,
 ) -> np.ndarray:
-    """`measure` of one method, or of two that `passes` gives together, [methods, groups] float64."""
-    if unknown := [method for method in methods if method not in IMPORTANCE_METHODS]:
-        raise PruningError("method_unknown", method=unknown[0], choices=", ".join(IMPORTANCE_METHODS))
-    compute = _BOTH_AT_ONCE[methods] if len(methods) > 1 else IMPORTANCE_METHODS[methods[0]]
-    importance = np.atleast_2d(compute(model, shape, Calibration(samples, batch_size, on_progress, layers)))
+    """`measure_groups` by one method, or by several that `passes` gives together, [methods, groups] float64."""
+    importance = np.atleast_2d(function_of(*methods)(model, shape, Calibration(samples, batch_size, on_progress, layers)))
     for of_method in importance:
         refuse_unless_finite(of_method, shape)
     if layers is not None:

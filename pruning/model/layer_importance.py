@@ -9,6 +9,9 @@
 """
 
 import math
+import pkgutil
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,11 +19,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..errors import PruningError
+from ..methods import LAYER_METHODS
 from ..planning.layer_importance import LayerImportance
 from .layer_pass import LayerPass, continue_from, logits_of, run_layers
 from .loss import OnProgress, batches, predicted_tokens, summed_loss_of
-
-REMOVAL, ACTIVATION, BLOCK_INFLUENCE = LAYER_METHODS = ("removal", "activation", "block_influence")
 
 
 @torch.inference_mode()
@@ -38,19 +40,17 @@ def measure_layers(
     """
     if method not in LAYER_METHODS:
         raise PruningError("method_unknown", method=method, choices=", ".join(LAYER_METHODS))
-    totals = np.zeros(len(model.model.layers) + 1)  # one more for the loss of the whole model
-    for batch in batches(model, samples, batch_size, on_progress):
-        passed = run_layers(model, batch)
-        totals += _removal_losses(model, passed, batch) if method == REMOVAL else _change(method, passed)
-    if method != REMOVAL:
-        mean = totals[:-1] / samples.numel()
-        return LayerImportance(method, 1 - mean if method == BLOCK_INFLUENCE else mean, None, source or {})
-    losses = totals / predicted_tokens(samples)
+    record = LAYER_METHODS[method]
+    of_batch = pkgutil.resolve_name(f"{__package__}.{record.function}")
+    total = sum(of_batch(model, run_layers(model, batch), batch) for batch in batches(model, samples, batch_size, on_progress))
+    if not record.is_loss:
+        return LayerImportance(method, total / samples.numel(), None, source or {})
+    losses = total / predicted_tokens(samples)
     increase = losses[:-1] - losses[-1]
     return LayerImportance(method, increase, np.exp(np.minimum(increase, math.log(1e300))), source or {})
 
 
-def _removal_losses(model: PreTrainedModel, passed: LayerPass, batch: torch.Tensor) -> np.ndarray:
+def removal_losses(model: PreTrainedModel, passed: LayerPass, batch: torch.Tensor) -> np.ndarray:
     """Summed next-token loss without each layer, and of the whole model last, [layers + 1]."""
     losses = []
     for left_out, hidden in enumerate(passed.hidden_states[:-1]):  # the input of a bypassed layer is the input of the next
@@ -62,14 +62,16 @@ def _loss(model: PreTrainedModel, hidden: torch.Tensor, batch: torch.Tensor) -> 
     return summed_loss_of(logits_of(model, hidden), batch).double().item()
 
 
-def _change(method: str, passed: LayerPass) -> np.ndarray:
-    """How much each layer changes the hidden states, summed over tokens, [layers + 1] (the last entry unused)."""
-    changes = []
-    for h_in, h_out in zip(passed.hidden_states[:-1], passed.hidden_states[1:], strict=True):
-        h_in, h_out = h_in.float(), h_out.float()
-        if method == ACTIVATION:
-            per_token = (h_out - h_in).norm(dim=-1) / h_in.norm(dim=-1)
-        else:
-            per_token = F.cosine_similarity(h_in, h_out, dim=-1)
-        changes.append(per_token.double().sum().item())
-    return np.array([*changes, 0.0])
+def relative_change(model: PreTrainedModel, passed: LayerPass, batch: torch.Tensor) -> np.ndarray:
+    """norm(h_out - h_in) / norm(h_in), summed over tokens, [layers]."""
+    return _per_layer(passed, lambda h_in, h_out: (h_out - h_in).norm(dim=-1) / h_in.norm(dim=-1))
+
+
+def turn(model: PreTrainedModel, passed: LayerPass, batch: torch.Tensor) -> np.ndarray:
+    """1 - cos(h_in, h_out), summed over tokens, [layers]."""
+    return _per_layer(passed, lambda h_in, h_out: 1 - F.cosine_similarity(h_in, h_out, dim=-1).double())
+
+
+def _per_layer(passed: LayerPass, per_token: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> np.ndarray:
+    states = [hidden.float() for hidden in passed.hidden_states]
+    return np.array([per_token(h_in, h_out).double().sum().item() for h_in, h_out in pairwise(states)])

@@ -12,25 +12,14 @@ scores; norms, rotations and masks that are shared or small do not count:
       (taylor, taylor_2nd)
     with any backward         + 4V               logits, their log-softmax, and the gradients of both; always float32
 
-Held against peaks on the demo model (batches of 1024 and 4096 tokens, the worker's allocator): 8 to 15 % below them with a
-backward pass. Tensors of a forward pass alone are as computed; there the allocator held back up to 0.5 GB more.
+Compared with measured peaks on the demo model (batches of 1024 and 4096 tokens, the worker's allocator): 8 to 15 % below
+them with a backward pass. Tensors of a forward pass alone are as computed; there the allocator held back up to 0.5 GB more.
 """
 
+from ..methods import BACKWARD, FORWARD, IMPORTANCE_METHODS, WEIGHTS_ONLY
 from .shape import LayerShape, ModelShape
 
-WEIGHTS_ONLY, FORWARD, BACKWARD_TO_ACTIVATIONS, BACKWARD = ("weights", "forward", "activations", "backward")
-PASSES_OF = {
-    "taylor": BACKWARD,
-    "taylor_2nd": BACKWARD,
-    "wanda": FORWARD,
-    "l1": WEIGHTS_ONLY,
-    "l2": WEIGHTS_ONLY,
-    "gate": BACKWARD_TO_ACTIVATIONS,
-    "fisher": BACKWARD_TO_ACTIVATIONS,
-}
 _FLOAT32 = 4
-# Copies of the matrix at work: |theta|; |theta * g_bar|; a batch's gradient and its square, neither of which is kept.
-_MATRICES_AT_WORK = {"l1": 1, "l2": 1, "wanda": 1, "taylor": 1, "taylor_2nd": 2, "gate": 0, "fisher": 0}
 
 
 def weight_bytes(shape: ModelShape, bytes_per_parameter: int) -> int:
@@ -43,22 +32,22 @@ def measuring_bytes(shape: ModelShape, method: str, bytes_per_parameter: int, to
 
     An estimate: the process itself and what its allocator holds back come on top of it.
     """
-    kept = gradient_bytes(shape, method, bytes_per_parameter)
-    at_work = _MATRICES_AT_WORK[method] * _largest_matrix(shape) * bytes_per_parameter
-    activations = activation_bytes(shape, method, bytes_per_parameter, tokens)
+    passes = IMPORTANCE_METHODS[method].passes
+    kept = gradient_bytes(shape, passes, bytes_per_parameter)
+    at_work = IMPORTANCE_METHODS[method].matrices_at_work * _largest_matrix(shape) * bytes_per_parameter
+    activations = activation_bytes(shape, passes, bytes_per_parameter, tokens)
     return weight_bytes(shape, bytes_per_parameter) + kept + max(at_work, activations)
 
 
-def gradient_bytes(shape: ModelShape, method: str, bytes_per_parameter: int) -> int:
-    """Bytes of the gradients that stay over all batches: one for each prunable parameter, or none."""
-    if PASSES_OF[method] != BACKWARD:
+def gradient_bytes(shape: ModelShape, passes: str, bytes_per_parameter: int) -> int:
+    """Bytes of the gradients that stay over all batches: one for each prunable parameter, or none. `passes`: one of PASSES."""
+    if passes != BACKWARD:
         return 0
     return (shape.attention_parameters + shape.mlp_parameters) * bytes_per_parameter
 
 
-def activation_bytes(shape: ModelShape, method: str, bytes_per_parameter: int, tokens: int) -> int:
-    """Bytes of activations at the peak of one batch of `tokens` tokens."""
-    passes = PASSES_OF[method]
+def activation_bytes(shape: ModelShape, passes: str, bytes_per_parameter: int, tokens: int) -> int:
+    """Bytes of activations at the peak of one batch of `tokens` tokens; `passes` is one of PASSES."""
     if passes == WEIGHTS_ONLY:
         return 0
     if passes == FORWARD:

@@ -8,6 +8,7 @@ LoRA adds r * (inputs + outputs) parameters to each of its matrices. Time is mea
 import math
 from dataclasses import dataclass
 
+from ..methods import BACKWARD
 from ..settings import Settings, parts_of
 from .memory import activation_bytes, kept_for_backward, weight_bytes
 from .shape import ModelShape
@@ -22,7 +23,6 @@ DEMO_LORA_LEARNING_RATE = 1e-3  # small matrices want larger steps
 
 _FLOAT32 = 4
 _MOMENTS_AND_GRADIENT = 3 * _FLOAT32
-_TRAINS = "taylor"  # keeps the same activations: a backward pass to the weights
 _LOGITS_AGAIN = 3  # float32 copies for the predicted positions, their log-softmax and its gradient
 _LOGITS_OF_TEACHER = 4
 
@@ -92,7 +92,7 @@ def lora_parameters(shape: ModelShape, rank: int, targets: tuple[str, ...]) -> i
 def _activations(shape: ModelShape, settings: Settings, bytes_per_parameter: int, tokens: int) -> int:
     """Those of a backward pass; with checkpointing, hidden states between layers and one layer at a time."""
     logits = tokens * shape.vocab_size * _LOGITS_AGAIN * _FLOAT32
-    whole = activation_bytes(shape, _TRAINS, bytes_per_parameter, tokens)
+    whole = activation_bytes(shape, BACKWARD, bytes_per_parameter, tokens)
     if not settings.gradient_checkpointing:
         return whole + logits
     of_logits = tokens * 4 * shape.vocab_size * _FLOAT32

@@ -13,9 +13,10 @@ import torch
 from ..errors import PruningError
 from ..experiment import LAYERS_FILE, TABLE_FILE, Experiment, list_experiments, read_layer_importance, read_sidecar
 from ..files import copy_whole, read_json
+from ..methods import IMPORTANCE_METHODS
 from ..model.calibration import CALIBRATION, check_window, draw_samples, load_corpus
 from ..model.checkpoint import LoadedModel
-from ..model.importance import DEPENDS_ON_BATCH_SIZE, NEEDS_NO_SAMPLES, measure_groups
+from ..model.importance import measure_groups
 from ..model.layer_importance import measure_layers
 from ..model.masking import masked
 from ..model.runtime import resolve_device, resolve_dtype
@@ -41,7 +42,8 @@ class Measurement:
         self.wants_layers = settings.layer_importance_samples > 0 and not settings.layer_importance_config
         if layers_where_needed:
             self.wants_layers = self.wants_layers and needs_layer_importance(settings)
-        needs_text = settings.importance_method not in NEEDS_NO_SAMPLES or self.wants_layers
+        self.method = IMPORTANCE_METHODS[settings.importance_method]
+        needs_text = self.method.needs_samples or self.wants_layers
         self.corpus = None
         if needs_text:
             check_window(settings.seq_len, header.shape.max_position_embeddings)
@@ -68,15 +70,15 @@ class Measurement:
     # groups -----------------------------------------------------------------------------------------------------------
 
     def _measure_groups(self, progress: Progress, loaded: LoadedModel) -> None:
-        settings, method = self.settings, self.settings.importance_method
-        with progress.step("gradients", settings.num_samples, "samples", detail=f"groups by {method}"):
+        settings, method = self.settings, self.method
+        with progress.step("gradients", settings.num_samples, "samples", detail=f"groups by {method.name}"):
             samples, used = torch.zeros(0, 2, dtype=torch.int64), {}
-            if method not in NEEDS_NO_SAMPLES:
+            if method.needs_samples:
                 samples = self._draw(progress, loaded, settings.num_samples)
                 used = {"num_samples": len(samples)}
             shape, batch_size = loaded.header.shape, settings.gradient_batch_size
             importance = measure_groups(
-                method, loaded.model, shape, samples, batch_size, progress.advance, self._limited_layers
+                method.name, loaded.model, shape, samples, batch_size, progress.advance, self._limited_layers
             )
         with progress.step("group_table"):
             source = self._source_of_groups()
@@ -84,18 +86,18 @@ class Measurement:
             table = GroupTable(shape, importance, source)
             self.experiment.write_table(table)
             progress.say(
-                f"    {len(table.order):,} groups scored by {method}" + (f" on {len(samples)} samples" if used else "")
+                f"    {len(table.order):,} groups scored by {method.name}" + (f" on {len(samples)} samples" if used else "")
             )
 
     def again(self, progress: Progress, loaded: LoadedModel, plan: PruningPlan, detail: str) -> np.ndarray:
         """Importance of the groups that `plan` keeps, measured on what it leaves of the model, [groups] float64."""
-        settings, method = self.settings, self.settings.importance_method
+        settings, method = self.settings, self.method
         with progress.step("gradients", settings.num_samples, "samples", detail), masked(loaded.model, plan) as model:
             samples = torch.zeros(0, 2, dtype=torch.int64)
-            if method not in NEEDS_NO_SAMPLES:
+            if method.needs_samples:
                 samples = self._draw(progress, loaded, settings.num_samples)
             shape, batch_size = loaded.header.shape, settings.gradient_batch_size
-            return measure_groups(method, model, shape, samples, batch_size, progress.advance, self._limited_layers)
+            return measure_groups(method.name, model, shape, samples, batch_size, progress.advance, self._limited_layers)
 
     def _take_over_groups(self, progress: Progress) -> bool:
         if self.has_groups():
@@ -120,11 +122,11 @@ class Measurement:
 
     def _source_of_groups(self) -> dict:
         """What the table's sidecar says: all that the numbers depend on."""
-        settings, method = self.settings, self.settings.importance_method
-        calibration = {} if method in NEEDS_NO_SAMPLES else self._calibration(settings.num_samples)
-        if method in DEPENDS_ON_BATCH_SIZE:
+        settings, method = self.settings, self.method
+        calibration = self._calibration(settings.num_samples) if method.needs_samples else {}
+        if method.depends_on_batch_size:
             calibration["gradient_batch_size"] = settings.gradient_batch_size
-        source = {"fingerprint": self.header.fingerprint, "method": method, "calibration": calibration}
+        source = {"fingerprint": self.header.fingerprint, "method": method.name, "calibration": calibration}
         if self._limited_layers is not None:
             source["layers"] = [self.layers.start, self.layers.stop]
         return source | {"dtype": self._dtype}

@@ -1,10 +1,13 @@
 """Every score against its formula computed the slow way: one sample at a time, activations written out, plain slicing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from pruning.model.importance import IMPORTANCE_METHODS, measure_at_once, measure_groups, passes
+from pruning.methods import IMPORTANCE_METHODS, LAYER_METHODS
+from pruning.model.importance import measure_at_once, measure_groups, passes
 from pruning.planning.shape import ModelShape
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
 
@@ -172,3 +175,14 @@ def test_what_one_pass_gives_both_of_is_what_each_gives_alone(both):
     together = measure_at_once(both, model, shape, samples, 2)
     for method, importance in zip(both, together, strict=True):
         np.testing.assert_allclose(importance, measure_groups(method, model, shape, samples, 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", [*IMPORTANCE_METHODS.values(), *LAYER_METHODS.values()], ids=lambda method: method.name)
+def test_the_documentation_gives_the_formula_and_the_source_of_every_record(method):
+    [row] = [line for line in Path("docs/methods.md").read_text().splitlines() if line.startswith(f"| `{method.name}`")]
+    assert f"`{method.formula}`" in row and method.source in row
+
+
+def test_all_methods_of_one_pass_have_the_same_needs():
+    for at_once in passes(tuple(IMPORTANCE_METHODS)):
+        assert len({IMPORTANCE_METHODS[method].passes for method in at_once}) == 1

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from pruning.errors import PruningError
-from pruning.model.layer_importance import LAYER_METHODS, measure_layers
+from pruning.methods import LAYER_METHODS
+from pruning.model.layer_importance import measure_layers
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
 
 

@@ -3,10 +3,10 @@
 import pytest
 
 from benchmarks._case import DEMO, Case, run_alone
+from pruning.methods import BACKWARD, BACKWARD_TO_ACTIVATIONS, FORWARD, PASSES, WEIGHTS_ONLY
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.memory import (
-    PASSES_OF,
     activation_bytes,
     gradient_bytes,
     measuring_bytes,
@@ -14,7 +14,6 @@ from pruning.planning.memory import (
 )
 from pruning.planning.shape import ModelShape
 from pruning.runs.environment import WORKER_ENVIRONMENT
-from pruning.settings import SETTINGS
 
 LLAMA_3_8B = ModelShape.from_config(
     {
@@ -29,27 +28,21 @@ LLAMA_3_8B = ModelShape.from_config(
 )
 
 
-def test_every_method_has_its_passes():
-    assert set(PASSES_OF) == set(SETTINGS["importance_method"].choices)
-
-
 def test_an_8b_model_needs_what_its_config_says():
     """Weights 8,030,261,248; prunable 32 x (41,943,040 + 176,160,768); docs/methods.md section 1."""
     weights, prunable = 4 * 8_030_261_248, 4 * 32 * 218_103_808
     assert weight_bytes(LLAMA_3_8B, 4) == weights
-    assert gradient_bytes(LLAMA_3_8B, "taylor", 4) == gradient_bytes(LLAMA_3_8B, "taylor_2nd", 4) == prunable
-    for method in ("gate", "fisher", "wanda", "l1", "l2"):
-        assert gradient_bytes(LLAMA_3_8B, method, 4) == 0
+    assert gradient_bytes(LLAMA_3_8B, BACKWARD, 4) == prunable
+    for passes in (BACKWARD_TO_ACTIVATIONS, FORWARD, WEIGHTS_ONLY):
+        assert gradient_bytes(LLAMA_3_8B, passes, 4) == 0
     assert measuring_bytes(LLAMA_3_8B, "l1", 4, 1024) - weights == 4 * 4096 * 14336  # abs of the largest matrix
 
 
 def test_activations_grow_with_tokens_and_with_what_flows_back():
-    small, large = (
-        {method: activation_bytes(LLAMA_3_8B, method, 2, tokens) for method in PASSES_OF} for tokens in (1024, 4096)
-    )
-    assert all(large[method] == 4 * small[method] for method in PASSES_OF)
-    assert small["l1"] == 0 < small["wanda"] < small["gate"] == small["fisher"] < small["taylor"] == small["taylor_2nd"]
-    assert small["taylor"] - small["gate"] == 32 * 2 * 4096 * 1024 * 2
+    small, large = ({passes: activation_bytes(LLAMA_3_8B, passes, 2, tokens) for passes in PASSES} for tokens in (1024, 4096))
+    assert all(large[passes] == 4 * small[passes] for passes in PASSES)
+    assert small[WEIGHTS_ONLY] == 0 < small[FORWARD] < small[BACKWARD_TO_ACTIVATIONS] < small[BACKWARD]
+    assert small[BACKWARD] - small[BACKWARD_TO_ACTIVATIONS] == 32 * 2 * 4096 * 1024 * 2
 
 
 @pytest.mark.parametrize(("method", "seq_len"), [("taylor_2nd", 128), ("taylor", 256)])

@@ -7,9 +7,10 @@ import pytest
 
 from pruning.__main__ import main
 from pruning.errors import PruningError
+from pruning.methods import IMPORTANCE_METHODS
 from pruning.model.calibration import CALIBRATION, draw_samples, load_corpus
 from pruning.model.checkpoint import load, open_checkpoint
-from pruning.model.importance import IMPORTANCE_METHODS, measure_groups
+from pruning.model.importance import measure_groups
 from pruning.model.masking import masked
 from pruning.model.surgery import cut
 from pruning.planning.group_table import GroupTable

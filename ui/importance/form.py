@@ -6,6 +6,7 @@ import streamlit as st
 
 from pruning.errors import PruningError
 from pruning.experiment import PASTED_FILE, Experiment, default_name
+from pruning.methods import IMPORTANCE_METHODS
 from pruning.model.model_source import local_folder
 from pruning.planning.shape import ModelShape
 from pruning.runs.jobs import queue
@@ -37,7 +38,7 @@ def show(disabled: bool) -> None:
         _presets()
         columns = st.columns(4)
         with columns[0]:
-            settings_widgets.number("num_samples", max_value=100_000, disabled=not methods.needs_samples(method))
+            settings_widgets.number("num_samples", max_value=100_000, disabled=not IMPORTANCE_METHODS[method].needs_samples)
             settings_widgets.number("layer_importance_samples", max_value=100_000)
         with columns[1]:
             settings_widgets.number("seq_len", max_value=131_072)
@@ -66,7 +67,7 @@ def show(disabled: bool) -> None:
 def another_method(experiment: Experiment, disabled: bool) -> None:
     """The button that measures the same model on the same samples by another method."""
     current = experiment.settings.importance_method
-    others = [method for method in methods.METHODS if method != current]
+    others = [method for method in IMPORTANCE_METHODS if method != current]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = st.selectbox(t("importance.methods.other"), others, key="other_method", width=220)
         st.button(
@@ -102,7 +103,7 @@ def _presets() -> None:
 
 def _hints(method: str) -> None:
     """What follows from the method, and what to do when memory runs out."""
-    if not methods.needs_samples(method):
+    if not IMPORTANCE_METHODS[method].needs_samples:
         st.caption(t("importance.hint.no_samples", method=method))
     elif method == "taylor_2nd":
         st.caption(t("importance.hint.batch", method=method))

@@ -5,13 +5,13 @@ import psutil
 import streamlit as st
 
 from analysis import size
-from pruning.planning.memory import PASSES_OF, WEIGHTS_ONLY, measuring_bytes
+from pruning.methods import IMPORTANCE_METHODS
+from pruning.planning.memory import measuring_bytes
 from pruning.planning.shape import ModelShape
 from pruning.settings import SETTINGS
 from pruning.words import readable_size
 from ui.translation import t
 
-METHODS = SETTINGS["importance_method"].choices
 _KEY = "importance_method"
 
 
@@ -19,15 +19,11 @@ def show(shape: ModelShape | None) -> str:
     """The picker, one line for each method; without a shape it says nothing about memory."""
     return st.radio(
         t("setting.importance_method"),
-        METHODS,
-        captions=[_line(method, shape) for method in METHODS],
+        IMPORTANCE_METHODS,
+        captions=[_line(method, shape) for method in IMPORTANCE_METHODS],
         key=_KEY,
         persist_state="session",
     )
-
-
-def needs_samples(method: str) -> bool:
-    return PASSES_OF[method] != WEIGHTS_ONLY
 
 
 def default_tokens() -> int:
@@ -38,21 +34,25 @@ def default_tokens() -> int:
 def memory_table(shape: ModelShape, bytes_per_parameter: int, tokens: int) -> None:
     """Memory that each method needs, and whether so much is free; `tokens` are those of one batch."""
     present = psutil.virtual_memory().available
-    needed = {method: measuring_bytes(shape, method, bytes_per_parameter, tokens) for method in METHODS}
+    needed = {method: measuring_bytes(shape, method, bytes_per_parameter, tokens) for method in IMPORTANCE_METHODS}
     rows = [
         {
-            "method": method,
-            "passes": t(f"method.passes.{PASSES_OF[method]}"),
+            "method": name,
+            "formula": IMPORTANCE_METHODS[name].formula,
+            "source": IMPORTANCE_METHODS[name].source,
+            "passes": t(f"method.passes.{IMPORTANCE_METHODS[name].passes}"),
             "needed": readable_size(count),
             "fits": count <= present,
         }
-        for method, count in needed.items()
+        for name, count in needed.items()
     ]
     st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
         column_config={
             "method": st.column_config.TextColumn(t("setting.importance_method")),
+            "formula": st.column_config.TextColumn(t("method.formula"), help=t("method.formula.help")),
+            "source": st.column_config.TextColumn(t("method.source")),
             "passes": st.column_config.TextColumn(t("method.costs")),
             "needed": st.column_config.TextColumn(t("method.memory.needed")),
             "fits": st.column_config.CheckboxColumn(t("method.memory.fits_here")),
@@ -65,7 +65,8 @@ def memory_table(shape: ModelShape, bytes_per_parameter: int, tokens: int) -> No
 
 def _line(method: str, shape: ModelShape | None) -> str:
     """What it sees, costs and needs; memory for the batch that the form holds."""
-    parts = [t(f"method.{method}.sees"), t(f"method.passes.{PASSES_OF[method]}"), t(f"method.needs.{PASSES_OF[method]}")]
+    passes = IMPORTANCE_METHODS[method].passes
+    parts = [t(f"method.{method}.sees"), t(f"method.passes.{passes}"), t(f"method.needs.{passes}")]
     if shape is not None:
         state = st.session_state
         tokens = _number(state, "gradient_batch_size") * _number(state, "seq_len")

@@ -6,11 +6,12 @@ import streamlit as st
 
 from analysis import charts
 from analysis.table_pages import groups_in_brief
+from pruning.methods import IMPORTANCE_METHODS
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.protection import Protection
 from pruning.planning.shape import GROUP_TYPES
 from ui.csv_download import csv_button
-from ui.importance import basis, methods
+from ui.importance import basis
 from ui.page_frame import chart, explanation
 from ui.translation import t, words
 from ui.workspace import Measured
@@ -78,7 +79,7 @@ def meaning(found: Measured) -> None:
     layer = table.shape.layers[0]
     explanation(
         "importance",
-        method=t(f"method.{method}.explanation" if method in methods.METHODS else "method.unknown.explanation"),
+        method=t(f"method.{method}.explanation" if method in IMPORTANCE_METHODS else "method.unknown.explanation"),
         ratio=layer.num_key_value_groups,
         attention=layer.attention_group_cost,
         mlp=layer.mlp_channel_cost,

@@ -3,9 +3,9 @@
 import streamlit as st
 
 from analysis import charts, sensitivity
+from pruning.methods import IMPORTANCE_METHODS
 from pruning.planning.shape import MLP
 from pruning.runs.sensitivity.findings import BOTH, KINDS, LAYERS
-from ui.importance import methods
 from ui.learn import measure
 from ui.learn.frame import Lesson, measured, try_importance
 from ui.page_frame import chart
@@ -14,7 +14,7 @@ from ui.translation import t, words
 
 def show(about: Lesson) -> None:
     st.markdown(t("learn.scores.idea"))
-    st.markdown("\n".join(f"- `{method}`: {t(f'method.{method}.sees')}" for method in methods.METHODS))
+    st.markdown("\n".join(f"- `{method}`: {t(f'method.{method}.sees')}" for method in IMPORTANCE_METHODS))
     if measured(about) is None:
         return
     share = st.slider(t("learn.scores.share"), 0.1, 0.9, 0.25, 0.05, format="percent", key="learn_share")

@@ -17,12 +17,13 @@ import numpy as np
 
 from ...errors import Cancelled, PruningError
 from ...experiment import FINDINGS_FOLDER, LAYERS_FILE, write_whole
+from ...methods import IMPORTANCE_METHODS, LAYER_METHODS
 from ...model import matrix_sizes
 from ...model.calibration import CALIBRATION, draw_samples, load_corpus
 from ...model.checkpoint import LoadedModel
 from ...model.held_out import HeldOutText, perplexity
-from ...model.importance import IMPORTANCE_METHODS, NEEDS_NO_SAMPLES, measure_at_once, passes
-from ...model.layer_importance import LAYER_METHODS, measure_layers
+from ...model.importance import measure_at_once, passes
+from ...model.layer_importance import measure_layers
 from ...model.masking import masked
 from ...model.model_source import DEMO
 from ...model.sensitivity import LayerWalk, Rise, perplexity_of, token_losses, window_losses, written_tokens
@@ -132,7 +133,7 @@ class _Study:
             with self.run.progress.step(
                 "gradients", count, "samples", detail=f"groups by {' and '.join(methods)}, seed {seed}"
             ):
-                samples = self._samples(seed, 1 if methods[0] in NEEDS_NO_SAMPLES else count)
+                samples = self._samples(seed, count if IMPORTANCE_METHODS[methods[0]].needs_samples else 1)
                 shape, size = self.loaded.header.shape, self.run.experiment.settings.gradient_batch_size
                 measured = measure_at_once(methods, self.loaded.model, shape, samples, size, self.run.progress.advance)
             for path, importance in zip(paths, measured, strict=True):
