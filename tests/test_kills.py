@@ -17,7 +17,7 @@ from pruning import files
 from pruning.__main__ import main
 from pruning.experiment import CARD_FILE, CUT_MODEL_FOLDER, RECOVERY_FILE, RESULT_FILE, TABLE_FILE, Experiment, list_experiments
 from pruning.export import reload_check
-from pruning.export.formats import file_of
+from pruning.export.formats import FORMATS
 from pruning.files import write_json
 from pruning.model.architecture.classes import load_trusted
 from pruning.planning.checkpoint_header import CheckpointHeader
@@ -168,7 +168,7 @@ def test_killed_while_a_recovered_model_takes_its_place_it_is_the_old_or_the_new
 # whole commands -------------------------------------------------------------------------------------------------------
 
 SOME = 4  # operations at which a command is killed when not at each
-FORMATS = ("bin", "gguf-f32", "hf-float16", "plan")
+MADE = ("bin", "gguf-f32", "hf-float16", "plan")
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_an_export_that_is_killed_leaves_whole_files_and_is_done_again(saved, tm
 
     def line(root: Path) -> list[str]:
         flags = ["--experiment_name=run", f"--output_root={root / 'log'}", f"--to={root / 'out'}"]
-        return ["export", *flags, f"--format={','.join(FORMATS)}"]
+        return ["export", *flags, f"--format={','.join(MADE)}"]
 
     def run(root: Path) -> None:
         assert main(line(root)) == 0
@@ -280,13 +280,13 @@ def test_an_export_that_is_killed_leaves_whole_files_and_is_done_again(saved, tm
         kill_at(number, lambda root=root: run(root), root)
         assert assert_true(root / "log", where) == {"run": "saved"}
         experiment = Experiment.open(root / "log", "run")
-        for name in FORMATS:
-            copied, made = root / "out" / file_of(name), experiment.path(file_of(name))
+        for name in MADE:
+            copied, made = root / "out" / FORMATS[name].file, experiment.path(FORMATS[name].file)
             assert not copied.exists() or copied.read_bytes() == made.read_bytes(), where
             assert name == "plan" or not made.exists() or name in experiment.metrics()["export_check"], where
             copied.unlink(missing_ok=True)  # what stands there is not replaced
         assert in_a_process_of_its_own(*line(root)) == 0, where
         assert assert_true(root / "log", where) == {"run": "saved"} and hidden(root) == [], where
-        assert all((root / "out" / file_of(name)).read_bytes() for name in FORMATS), where
+        assert all((root / "out" / FORMATS[name].file).read_bytes() for name in MADE), where
         shutil.rmtree(root)
     print(f"export: {count} operations, killed at {len(numbers(count))}")

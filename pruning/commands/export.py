@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import PruningError
 from ..experiment import Experiment, sweep
-from ..export.formats import FORMATS, PLAN, file_of, parse_formats
+from ..export.formats import FORMATS, PLAN, parse_formats
 from ..files import written_whole
 from ..runs.environment import prepare_this_process
 from ..runs.export_request import ExportRequest
@@ -50,7 +50,7 @@ def run(known: argparse.Namespace) -> int:
     steps.run("export", experiment, console=True, permissions=permissions)
     print()
     for name in formats:
-        path = experiment.path(file_of(name))
+        path = experiment.path(FORMATS[name].file)
         if name in targets:
             with written_whole(targets[name], path.stat().st_size, replace=False) as part:
                 shutil.copyfile(path, part)
@@ -63,7 +63,7 @@ def _targets(folder: str | None, formats: tuple[str, ...]) -> dict[str, Path]:
     if folder is None:
         return {}
     root = Path(folder).expanduser()
-    targets = {name: root / file_of(name) for name in formats}
+    targets = {name: root / FORMATS[name].file for name in formats}
     for path in targets.values():
         if path.exists():
             raise PruningError("target_exists", path=path)

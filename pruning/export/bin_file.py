@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import PruningError, first_line
 from ..model.architecture.classes import config_from, model_class, refuse_unless_all_fitted
@@ -26,8 +26,10 @@ _OVERHEAD = 16 * 2**20  # names and the zip's own tables take less
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise Cancelled
 
 
-def write_bin(folder: Path, path: Path, on_progress: Progress | None = None) -> None:
-    """Writes `path` from a model folder, in the folder's dtype.
+def write_bin(
+    folder: Path, tokenizer: PreTrainedTokenizerBase | None, path: Path, kind: str = "", on_progress: Progress | None = None
+) -> None:
+    """Writes `path` from a model folder, in the folder's dtype; a state dict holds no tokenizer and is of one kind.
 
     Use within `files.written_whole`: an error leaves the file unfinished.
     """

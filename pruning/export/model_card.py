@@ -10,21 +10,17 @@ from ..planning.checkpoint_header import read_config
 from ..planning.plan import TARGET_BASES, PruningPlan
 from ..planning.shape import PRUNED_PREFIX, LayerShape
 from ..settings import Settings, merged
-from .formats import BIN, FORMATS, GGUF_KINDS, HF, PLAN, file_of, folder_of
-from .sample_code import sample_code
+from .formats import FORMATS, HF, PLAN, SINGLE_FILES
 
 _WHY_CODE = (
     "The layers differ in size, which stock classes cannot hold: `configuration_pruned.py` and `modeling_pruned.py` in this "
     "folder build them. So `trust_remote_code=True` is needed, and transformers 5.15 or newer."
 )
-_READERS = {False: " for llama.cpp, here through `llama-cpp-python`", True: ", a state dict of torch"}
 _REPAIRED = "least squares on what stays of `o_proj` and `down_proj`"
 _STAGES = {"before": "before the cut", "after": "after the cut", "repaired": "repaired", "recovered": "recovered"}
 
 
-def model_card(
-    experiment: Experiment, name: str = HF, place: str | None = None, beside: tuple[str, ...] = (*GGUF_KINDS, BIN)
-) -> str:
+def model_card(experiment: Experiment, name: str = HF, place: str | None = None, beside: tuple[str, ...] = SINGLE_FILES) -> str:
     """Markdown with a Hugging Face header, for the folder of this format; `place` is its hub id once it goes there.
 
     Of the single files only those `beside` it are listed, if they were checked.
@@ -39,7 +35,7 @@ def model_card(
         _summary(settings, plan, metrics),
         _perplexity(metrics),
         _how_to_load(experiment, name, place, beside),
-        _checks(metrics, (name, *beside) if place else FORMATS),
+        _checks(metrics, (name, *beside) if place else tuple(FORMATS)),
         _layers(plan),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -140,10 +136,10 @@ def _how_to_load(experiment: Experiment, name: str, place: str | None, beside: t
     config = read_config(saved) if (saved / "config.json").is_file() else {}
     own_code = str(config.get("model_type")).startswith(PRUNED_PREFIX)
     why = _WHY_CODE if own_code else "All layers are of one size; stock classes load it."
-    where = "" if place else f" Run this beside the folder `{folder_of(name)}`:"
-    parts = [f"## How to load\n\n{why}{where}", _python(sample_code(name, own_code, place))]
-    for other in _checked(experiment, beside):
-        parts += [f"`{file_of(other)}`{_READERS[other == BIN]}:", _python(sample_code(other))]
+    where = "" if place else f" Run this beside the folder `{FORMATS[name].folder}`:"
+    parts = [f"## How to load\n\n{why}{where}", _python(FORMATS[name].sample_code(own_code, place))]
+    for other in (FORMATS[name] for name in _checked(experiment, beside)):
+        parts += [f"`{other.file}`{other.reader}:", _python(other.sample_code())]
     return "\n\n".join(parts)
 
 

@@ -25,18 +25,20 @@ _SUBNORMAL = 2.0**-24  # half a step of F16 near zero
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """`exact`: every value of the file is the value in the model folder."""
+    """`exact`: every value of the file is the value in the model folder; `for_llama_cpp`: it computes what it can compare."""
 
     path: str
     model: PreTrainedModel
     exact: bool
+    for_llama_cpp: bool = False
 
     def continued(self, window: torch.Tensor) -> dict:
-        """Greedy continuation by llama.cpp beside that of transformers; empty where llama-cpp-python is not installed.
+        """Greedy continuation by llama.cpp beside that of transformers; empty where it is not `for_llama_cpp`, and where
+        llama-cpp-python is not installed.
 
         {"tokens": 32, "equal": tokens until the first difference, "gap": difference of the two best logits there}
         """
-        if importlib.util.find_spec("llama_cpp") is None:
+        if not self.for_llama_cpp or importlib.util.find_spec("llama_cpp") is None:
             return {}
         limit = self.model.config.max_position_embeddings
         prompt = window[: max(min(_PROMPT, limit - _CONTINUED), 1)]
@@ -55,15 +57,15 @@ class OpenedFile:
         return (best[0] - best[1]).item()
 
 
-def open_bin(path: str) -> OpenedFile:
-    """What `pruning.load_bin` gives, in float32."""
+def open_bin(path: str, folder: str) -> OpenedFile:
+    """What `pruning.load_bin` gives of the file alone, in float32."""
     return OpenedFile(path, load_bin(path).to(torch.float32), exact=True)
 
 
 def open_gguf(path: str, folder: str) -> OpenedFile:
     """A model of the tensors of a GGUF file; ends the process when one is not the folder's tensor, rounded to its type."""
     header = CheckpointHeader.read(folder)
-    weights, exact = {}, True
+    weights, types, exact = {}, set(), True
     with stored_tensors(header) as stored:
         for tensor, values, written in read_gguf(Path(path), header):
             source = torch.zeros(tensor.shape) if tensor.source is None else stored[tensor.source].to(torch.float32)
@@ -72,11 +74,12 @@ def open_gguf(path: str, folder: str) -> OpenedFile:
             if not (error <= _ROUNDING[written] * largest + (_SUBNORMAL if _ROUNDING[written] else 0)).all():
                 sys.exit(f"{tensor.name} is not {tensor.source} as {written}")
             exact &= not error.any()
+            types.add(written)
             if tensor.source is not None:
                 weights[tensor.source] = torch.tensor(values)
         unread = header.shape.tensor_shapes().keys() - weights.keys()  # norms in front of blocks that are gone
         weights |= {name: stored[name].to(torch.float32) for name in unread}
-    return OpenedFile(path, build_model(header.config, weights), bool(exact))
+    return OpenedFile(path, build_model(header.config, weights), bool(exact), for_llama_cpp=types == {"F32"})
 
 
 def greedy(model: PreTrainedModel, prompt: torch.Tensor, length: int) -> list[int]:

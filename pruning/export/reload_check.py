@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ..errors import PruningError
 from ..planning.checkpoint_header import CheckpointHeader, read_config
 from ..planning.shape import PRUNED_PREFIX
+from .formats import FORMATS, HF
 from .original import Original, OriginalFiles
 from .own_code import foreign_code
 
@@ -48,7 +49,7 @@ def check_reload(
     comes from too, and where none was, so are logits: {"original_diff": difference, as a share of the largest logit}.
     Raises PruningError when the folder does not load, a difference is 1e-4 or more, or a tensor is another one.
     """
-    result = _compared(Path(folder), Path(folder), model, tokenizer, windows, "hf", original)
+    result = _compared(Path(folder), Path(folder), model, tokenizer, windows, HF, original)
     if not result["max_abs_diff"] < TOLERANCE:  # written so that NaN fails
         raise PruningError("export_mismatch", difference=result["max_abs_diff"])
     if (fault := result.pop("original_fault", None)) is not None:
@@ -58,15 +59,15 @@ def check_reload(
     return result
 
 
-def check_file(path: Path, kind: str, folder: Path, model: PreTrainedModel, windows: torch.Tensor) -> dict:
-    """As `check_reload`, of a file that was made from the model folder `folder`: `kind` is "bin" or a type of GGUF.
+def check_file(path: Path, name: str, folder: Path, model: PreTrainedModel, windows: torch.Tensor) -> dict:
+    """As `check_reload`, of a file of the format `name` that was made from the model folder `folder`.
 
     Every tensor of a GGUF file is compared with the folder's. Where llama.cpp is installed, so are its greedy tokens:
     {"llama_cpp": {"tokens": 32, "equal": tokens until the first difference}}; they may differ only where the two best logits
     are closer than 1e-4. Rounding to F16, BF16 or Q8_0 may change logits by any amount, which is reported; everything else
     must agree to 1e-4.
     """
-    result = _compared(Path(path), Path(folder), model, None, windows, kind)
+    result = _compared(Path(path), Path(folder), model, None, windows, name)
     if result.pop("exact") and not result["max_abs_diff"] < TOLERANCE:
         raise PruningError("export_mismatch", difference=result["max_abs_diff"])
     found = result.get("llama_cpp", {})
@@ -76,15 +77,15 @@ def check_file(path: Path, kind: str, folder: Path, model: PreTrainedModel, wind
 
 
 def _compared(
-    path: Path, folder: Path, model, tokenizer, windows: torch.Tensor, kind: str, original: Original | None = None
+    path: Path, folder: Path, model, tokenizer, windows: torch.Tensor, name: str, original: Original | None = None
 ) -> dict:
     with tempfile.TemporaryDirectory(prefix="reload-check-") as temporary:
         reference = Path(temporary) / "reference.safetensors"
         try:
             _write_reference(reference, folder, model, tokenizer, windows)
-            source = [kind, folder.resolve()]
-            if kind == "hf":
-                source = [kind, reference.with_name("original.json")] if original else []
+            source = [name, folder.resolve()]
+            if name == HF:
+                source = [name, reference.with_name("original.json")] if original else []
             if original:
                 original.write(source[1])
         except (OSError, SafetensorError) as error:
@@ -148,19 +149,17 @@ def _in_fresh_process(path: Path, reference: Path, device: str, *source: str | P
         raise PruningError("export_reload", reason=complaint[-1]) from error
 
 
-def compare(path: str, reference: str, device: str, kind: str = "hf", source: str = "") -> dict:
+def compare(path: str, reference: str, device: str, name: str = HF, source: str = "") -> dict:
     """The fresh process's part: loads `path` and compares; ends the process with a sentence when it does not load well."""
     tensors = load_file(reference)
-    if kind == "hf":
+    if name == HF:
         logits = _logits(_opened_folder(path, tensors, device), tensors["windows"])
         result = _differences(logits, tensors["logits"])
         return result | (_beside_original(path, source, logits, tensors["windows"], device) if source else {})
-    from .opened_file import open_bin, open_gguf
-
-    opened = open_bin(path) if kind == "bin" else open_gguf(path, source)
+    opened = FORMATS[name].open(path, source)
     logits = _logits(opened.model.to(device), tensors["windows"])
     result = _differences(logits, tensors["logits"]) | {"exact": opened.exact}
-    return result | (opened.continued(tensors["windows"][0]) if kind == "F32" else {})
+    return result | opened.continued(tensors["windows"][0])
 
 
 def _logits(model: PreTrainedModel, windows: torch.Tensor) -> torch.Tensor:

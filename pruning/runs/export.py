@@ -15,9 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import Cancelled, PruningError
 from ..experiment import CARD_FILE, PLAN_FILE, Experiment, write_whole
-from ..export.bin_file import write_bin
-from ..export.formats import BIN, GGUF_KINDS, HF, HF_DTYPES, PLAN, file_of, folder_of, needed_bytes, refuse
-from ..export.gguf_file import write_gguf
+from ..export.formats import FORMATS, HF, PLAN, Format
 from ..export.hub import push
 from ..export.hugging_face import model_card, write_zip
 from ..export.original import Original
@@ -53,9 +51,9 @@ def export(run: Run) -> None:
 def _push(run: Run, request: ExportRequest) -> None:
     """Uploads the saved folder, and the single files among the formats that were asked for."""
     with run.progress.step("save", detail=f"upload to {request.repository}"):
-        beside = tuple(name for name in request.formats if name == BIN or name in GGUF_KINDS)
+        beside = tuple(name for name in request.formats if FORMATS[name].is_single_file)
         card = model_card(run.experiment, place=request.repository, beside=beside)
-        files = tuple(run.experiment.path(file_of(name)) for name in beside)
+        files = tuple(run.experiment.path(FORMATS[name].file) for name in beside)
         folder = saved_model(run.experiment)
         refuse_foreign(folder)
         url = push(folder, request.repository, run.permissions.token, card, files, request.private)
@@ -74,14 +72,14 @@ def make_formats(run: Run, formats: tuple[str, ...], max_shard_size: str, model:
     failed: PruningError | None = None
     for name in sorted(formats, key=lambda name: name == HF):
         try:
-            refuse(name, header)
+            FORMATS[name].refuse(header)
             if name not in (HF, PLAN):
                 source.require_memory()
             with run.progress.step("save", unit="bytes", detail=name):
-                needed = needed_bytes(name, header)
+                needed = FORMATS[name].needed_bytes(header)
                 run.progress.say(f"    {room(run.experiment.folder, needed)}")
                 run.progress.advance(0, needed)
-                _make(run, source, name, needed)
+                _make(run, source, FORMATS[name], needed)
         except Cancelled:
             raise
         except PruningError as error:
@@ -131,46 +129,47 @@ class _Source:
         return check_windows(self.settings, self.header)
 
 
-def _make(run: Run, source: _Source, name: str, needed: int) -> None:
-    target = run.experiment.path(file_of(name))
-    if name == HF:
+def _make(run: Run, source: _Source, made: Format, needed: int) -> None:
+    if made.name == HF:
         pack_model(run)
-    elif name == PLAN:
-        _record(run, name, _check_plan(run.experiment))
-    elif name in HF_DTYPES:
-        _make_folder(run, source, name, needed)
+    elif made.name == PLAN:
+        _record(run, made.name, _check_plan(run.experiment))
+    elif made.is_single_file:
+        _make_file(run, source, made, needed)
     else:
-        with written_whole(target, needed) as part:
-            if name == BIN:
-                write_bin(source.folder, part, run.progress.advance)
-            else:
-                write_gguf(source.folder, source.tokenizer, part, GGUF_KINDS[name], run.progress.advance)
-            run.progress.say("    loading it again in a fresh process")
-            check = check_file(part, GGUF_KINDS.get(name, BIN), source.folder, source.model, source.windows)
-            run.progress.check_cancelled()
-            _record(run, name, check)
+        _make_folder(run, source, made, needed)
+
+
+def _make_file(run: Run, source: _Source, made: Format, needed: int) -> None:
+    tokenizer = source.tokenizer if made.needs_tokenizer else None
+    with written_whole(run.experiment.path(made.file), needed) as part:
+        made.write(source.folder, tokenizer, part, made.kind, run.progress.advance)
+        run.progress.say("    loading it again in a fresh process")
+        check = check_file(part, made.name, source.folder, source.model, source.windows)
+        run.progress.check_cancelled()
+        _record(run, made.name, check)
 
 
 def pack_model(run: Run) -> None:
     """Packs the saved folder as `model.zip`; raises PruningError where it holds what this program did not write."""
     folder = saved_model(run.experiment)
     refuse_foreign(folder)
-    write_zip(folder, run.experiment.path(file_of(HF)), run.progress.advance)
+    write_zip(folder, run.experiment.path(FORMATS[HF].file), run.progress.advance)
 
 
-def _make_folder(run: Run, source: _Source, name: str, needed: int) -> None:
+def _make_folder(run: Run, source: _Source, made: Format, needed: int) -> None:
     """The folder in another number format, in place of an older one once it was checked, and its zip."""
-    target = run.experiment.path(folder_of(name))
-    dtype = getattr(torch, HF_DTYPES[name])
+    target = run.experiment.path(made.folder)
+    dtype = getattr(torch, made.dtype)
     with written_whole(target, needed) as folder:
         rewrite(source.header, source.tokenizer_if_there, folder, dtype, source.max_shard_size, run.progress.advance)
         run.progress.say("    loading it again in a fresh process")
         check = check_reload(folder, source.model, source.tokenizer_if_there, source.windows, Original(source.folder))
         run.progress.check_cancelled()
         write_whole(folder / PLAN_FILE, run.experiment.path(PLAN_FILE).read_text(encoding="utf-8"))
-        _record(run, name, check)
-        write_whole(folder / CARD_FILE, model_card(run.experiment, name))
-    write_zip(target, run.experiment.path(file_of(name)), run.progress.advance)
+        _record(run, made.name, check)
+        write_whole(folder / CARD_FILE, model_card(run.experiment, made.name))
+    write_zip(target, run.experiment.path(made.file), run.progress.advance)
 
 
 def _check_plan(experiment: Experiment) -> dict:

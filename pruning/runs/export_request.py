@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import PruningError
 from ..experiment import Experiment
-from ..export.formats import HF_DTYPES, PLAN, parse_formats, refuse, shard_bytes
+from ..export.formats import FORMATS, PLAN, parse_formats, shard_bytes
 from ..export.hub import check_repository
 from ..planning.checkpoint_header import CheckpointHeader
 
@@ -29,9 +29,9 @@ class ExportRequest:
         if not self.is_plan_alone:
             header = CheckpointHeader.read(saved_model(experiment))
             for name in self.formats:
-                if self.repository and name in HF_DTYPES:
+                if self.repository and FORMATS[name].dtype:
                     raise PruningError("hub_number_format", name=name)
-                refuse(name, header)
+                FORMATS[name].refuse(header)
 
     @property
     def is_plan_alone(self) -> bool:

@@ -25,7 +25,7 @@ def written(tmp_path):
 
     def write(model, **options) -> Path:
         save_model(model, None, tmp_path / "model", **options)
-        write_bin(tmp_path / "model", tmp_path / "pytorch_model.bin")
+        write_bin(tmp_path / "model", None, tmp_path / "pytorch_model.bin")
         return tmp_path / "pytorch_model.bin"
 
     return write
@@ -68,7 +68,7 @@ def test_writing_can_be_cancelled(tmp_path):
 
     save_model(pruned("llama", {}, vocab_size=67)[1], None, tmp_path / "model")
     with pytest.raises(Cancelled):
-        write_bin(tmp_path / "model", tmp_path / "x.bin", cancel)
+        write_bin(tmp_path / "model", None, tmp_path / "x.bin", "", cancel)
 
 
 def test_what_is_no_export_of_this_project_is_one_sentence(tmp_path):

@@ -376,7 +376,7 @@ def test_card_shows_the_perplexity_that_the_metrics_hold(experiment):
 def test_every_sample_of_the_card_runs_as_it_is_written(experiment, tokenizer, tmp_path):
     _, model = pruned("llama", DIFFERENT)
     save_model(model, tokenizer, experiment.model_folder)
-    write_bin(experiment.model_folder, experiment.path("pytorch_model.bin"))
+    write_bin(experiment.model_folder, None, experiment.path("pytorch_model.bin"))
     write_gguf(experiment.model_folder, tokenizer, experiment.path("model-F16.gguf"), "F16")
     agreed = {"max_abs_diff": 0.0, "top1": 1.0}
     experiment.update_metrics(export_check={"hf": agreed, "bin": agreed, "gguf-f16": agreed})

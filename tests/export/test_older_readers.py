@@ -53,7 +53,7 @@ def test_both_forms_of_the_rotary_embedding_give_the_same_model(tmp_path, family
         assert same(logits(loaded), expected)
         save_model(loaded, None, tmp_path / "again")
         assert (tmp_path / "again" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
-        write_bin(folder, tmp_path / "model.bin")
+        write_bin(folder, None, tmp_path / "model.bin")
         assert same(logits(pruning.load_bin(tmp_path / "model.bin")), expected)
 
         plan = plan_without(model, {(3, "mlp"): range(4)})  # an export is cut again, in memory and from file to file

@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 
 from pruning.errors import PruningError
-from pruning.export.bin_file import write_bin
-from pruning.export.formats import BIN, GGUF_KINDS, HF, refuse
-from pruning.export.gguf_file import write_gguf
+from pruning.export.formats import FORMATS, HF
 from pruning.export.hugging_face import save_model
 from pruning.export.reload_check import _write_reference
 from pruning.planning.checkpoint_header import CheckpointHeader
@@ -26,7 +24,7 @@ from tests.export.test_gguf import with_byte_fallback
 from tests.tiny_models import FAMILIES, random_ids
 
 ROOT = Path(__file__).parents[2]
-KINDS = {HF: "hf", BIN: "bin", "gguf-f32": "F32"}
+NAMES = (HF, "bin", "gguf-f32")
 COMPARE = """
     import json, sys
     from pruning.export.reload_check import compare
@@ -53,37 +51,37 @@ def found(tmp_path_factory) -> dict[str, Found]:
             save_model(model, None, folder)
             reference = tmp_path / f"{family}-{number}.safetensors"
             _write_reference(reference, folder, model, None, random_ids(4, 16, 300))
-            for name, kind in KINDS.items():
+            for name in NAMES:
                 try:
-                    refuse(name, CheckpointHeader.read(folder))
+                    FORMATS[name].refuse(CheckpointHeader.read(folder))
                 except PruningError as error:
                     refused.append((name, family, str(error)))
                     continue
                 source = [] if name == HF else [str(folder)]
-                cases.append([str(write(name, folder)), str(reference), "cpu", kind, *source])
+                cases.append([str(write(name, folder)), str(reference), "cpu", name, *source])
     results = list(zip([case[3] for case in cases], compared_elsewhere(cases, tmp_path), strict=True))
     return {
-        name: Found([result for k, result in results if k == kind], [(family, why) for n, family, why in refused if n == name])
-        for name, kind in KINDS.items()
+        name: Found([result for n, result in results if n == name], [(family, why) for n, family, why in refused if n == name])
+        for name in NAMES
     }
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_shape_of_every_family_comes_back_in_a_fresh_process(found, name):
     results, refused = found[name].results, found[name].refused
     assert len(results) + len(refused) == len(CUTS) * len(FAMILIES)
     assert max(result["max_abs_diff"] for result in results) < 1e-4
     assert all(result["top1"] == 1.0 for result in results)
-    assert {family for family, _ in refused} == ({"qwen3"} if name in GGUF_KINDS else set())
+    assert {family for family, _ in refused} == ({"qwen3"} if name == "gguf-f32" else set())
     assert all("Choose the Hugging Face folder or pytorch_model.bin" in why for _, why in refused)
 
 
 def write(name: str, folder: Path) -> Path:
-    path = folder.with_suffix({HF: "", BIN: ".bin"}.get(name, ".gguf"))
-    if name == BIN:
-        write_bin(folder, path)
-    elif name in GGUF_KINDS:
-        write_gguf(folder, with_byte_fallback(), path, GGUF_KINDS[name])
+    made = FORMATS[name]
+    if not made.is_single_file:
+        return folder
+    path = folder.with_suffix(Path(made.file).suffix)
+    made.write(folder, with_byte_fallback(), path, made.kind)
     return path
 
 

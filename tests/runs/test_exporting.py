@@ -18,13 +18,14 @@ from pruning import files
 from pruning.__main__ import main
 from pruning.errors import Cancelled, PruningError
 from pruning.experiment import Experiment
-from pruning.export import formats, reload_check
+from pruning.export import reload_check
+from pruning.export.formats import FORMATS
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.plan import PruningPlan
 from pruning.runs import export as export_step
 from pruning.runs import steps
 from pruning.runs.export_request import ExportRequest
-from pruning.runs.requests import Request, write_request
+from pruning.runs.requests import Request, read_request, write_request
 from pruning.words import readable_size
 from tests.runs.quick_runs import files_of, save_tiny_model
 
@@ -104,9 +105,7 @@ def test_every_format_is_made_checked_and_recorded(experiment, same_process, tmp
     seconds_of_the_cut = experiment.metrics()["seconds"]
     assert export(experiment, f"--format={','.join(names)}", f"--to={tmp_path / 'out'}", "--max_shard_size=500KB") == 0
     for name in names:
-        assert (tmp_path / "out" / formats.file_of(name)).stat().st_size == experiment.path(
-            formats.file_of(name)
-        ).stat().st_size
+        assert (tmp_path / "out" / FORMATS[name].file).stat().st_size == experiment.path(FORMATS[name].file).stat().st_size
     checks = experiment.metrics()["export_check"]
     assert checks.keys() == set(names)
     assert all(checks[name]["max_abs_diff"] < 1e-4 for name in ("hf", "hf-float16", "gguf-f32", "bin"))
@@ -165,7 +164,7 @@ def test_a_target_that_exists_and_a_name_with_a_slash_are_refused(experiment, tm
     assert export(experiment, "--push=a/b/c") == 2
     assert "'a/b/c' cannot name a repository" in one_sentence(capsys)
     assert export(experiment, "--push=a/b", "--format=gguf,hf-float16") == 2
-    assert "hf-float16 is not uploaded" in one_sentence(capsys) and not experiment.has("request.json")
+    assert "hf-float16 is not uploaded" in one_sentence(capsys) and read_request(experiment).kind != "export"
     assert main(["export", *where(tmp_path, "a/b")]) == 2
     assert "a/b" in one_sentence(capsys)
     logs = "".join(path.read_text() for path in experiment.folder.rglob("*") if path.suffix in (".log", ".json", ".txt"))
@@ -189,7 +188,7 @@ def test_a_check_that_does_not_fit_into_memory_is_refused_before_anything_is_mad
     for name in ("bin", "hf-float16"):
         assert export(experiment, f"--format={name}") == 2
         assert f"{readable_size(2 * 4 * parameters)} needed, 10 B free" in one_sentence(capsys)
-        assert not experiment.has(formats.file_of(name)) and not experiment.leftovers()
+        assert not experiment.has(FORMATS[name].file) and not experiment.leftovers()
     assert export(experiment, "--format=hf") == 0  # needs no model
 
 

@@ -7,8 +7,7 @@ import streamlit as st
 
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
-from pruning.export.formats import FORMATS, GGUF_KINDS, HF, HF_DTYPES, PLAN, file_of, folder_of, needed_bytes, refuse
-from pruning.export.sample_code import sample_code
+from pruning.export.formats import FORMATS, HF, PLAN
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.runs.export_request import ExportRequest
 from pruning.runs.jobs import queue
@@ -29,11 +28,11 @@ _LINK = (
 def choose_format(header: CheckpointHeader) -> str:
     """The list of formats, and what the chosen one is."""
     name = _picked_format()
-    if name == HF or name in HF_DTYPES:
+    if FORMATS[name].is_folder:
         kind = "stock" if _is_stock(header) else "own"
         st.markdown(t(f"export.kind.{kind}", model_type=header.config["model_type"]))
     else:
-        st.markdown(t(f"export.kind.{'gguf' if name in GGUF_KINDS else name}"))
+        st.markdown(t(f"export.kind.{FORMATS[name].described}"))
     return name
 
 
@@ -41,9 +40,9 @@ def _picked_format() -> str:
     """The format by its own name, which is what the URL says: a bound widget would put the words of one language there."""
     if _FORMAT_KEY not in st.session_state:
         linked = st.query_params.get(_FORMAT_KEY)
-        st.session_state[_FORMAT_KEY] = linked if linked in FORMATS else FORMATS[0]
+        st.session_state[_FORMAT_KEY] = linked if linked in FORMATS else HF
     name = st.selectbox(t("export.format"), FORMATS, format_func=lambda name: t(f"export.name.{name}"), key=_FORMAT_KEY)
-    if name == FORMATS[0]:
+    if name == HF:
         st.query_params.pop(_FORMAT_KEY, None)
     elif st.query_params.get(_FORMAT_KEY) != name:
         st.query_params[_FORMAT_KEY] = name
@@ -61,12 +60,12 @@ def clean_up(experiment: Experiment, disabled: bool) -> None:
 def is_possible(experiment: Experiment, name: str, header: CheckpointHeader) -> bool:
     """Whether this model can have this format; a refusal says why not, and what to choose."""
     try:
-        refuse(name, header)
+        FORMATS[name].refuse(header)
     except PruningError as error:
         st.warning(error_text(error), icon=":material/block:")
         return False
     free = shutil.disk_usage(experiment.folder).free
-    st.caption(t("export.room", needed=readable_size(needed_bytes(name, header)), free=readable_size(free)))
+    st.caption(t("export.room", needed=readable_size(FORMATS[name].needed_bytes(header)), free=readable_size(free)))
     return True
 
 
@@ -97,7 +96,7 @@ def show_check(check: dict | None) -> None:
 
 def show(experiment: Experiment, name: str, disabled: bool) -> None:
     """The button that makes the format in the worker."""
-    is_there = experiment.has(file_of(name))
+    is_there = experiment.has(FORMATS[name].file)
     label = t("export.pack_again" if is_there else "export.pack") if name == HF else t("export.make")
     if name != PLAN:
         st.button(label, icon=":material/folder_zip:", on_click=_make, args=(experiment, name), disabled=disabled, key="pack")
@@ -107,7 +106,7 @@ def show(experiment: Experiment, name: str, disabled: bool) -> None:
 
 def download(experiment: Experiment, name: str, checks: dict) -> None:
     """The link to a file that was made and checked, whatever its size, under the name that the sample code gives."""
-    path = experiment.path(file_of(name))
+    path = experiment.path(FORMATS[name].file)
     if not path.is_file() or not (checks.get(name) or name == PLAN):
         return
     links = st.session_state.setdefault(_LINKS_KEY, {})
@@ -119,10 +118,10 @@ def download(experiment: Experiment, name: str, checks: dict) -> None:
 
 def show_code(experiment: Experiment, name: str, header: CheckpointHeader) -> None:
     """How to load what was downloaded."""
-    code = sample_code(name, own_code=not _is_stock(header), base_model=experiment.settings.base_model)
+    code = FORMATS[name].sample_code(own_code=not _is_stock(header), base_model=experiment.settings.base_model)
     st.code(code, language="bash" if name == PLAN else "python")
-    if name == HF or name in HF_DTYPES:
-        st.caption(t("export.unpack", folder=folder_of(name)))
+    if FORMATS[name].is_folder:
+        st.caption(t("export.unpack", folder=FORMATS[name].folder))
 
 
 def push(experiment: Experiment, disabled: bool) -> None:
