@@ -39,7 +39,8 @@ from pruning.planning.group_table import GroupTable
 from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.plan import PruningPlan
 from pruning.planning.planner import plan_from_settings
-from pruning.settings import SETTINGS, STRATEGIES, resolve
+from pruning.settings import SETTINGS, resolve
+from pruning.strategies import STRATEGIES
 
 from . import _recovery_ways
 from ._flags import add_names

@@ -91,8 +91,8 @@ MESSAGES = {
     "layer_importance_not_finite": "The importance of layer {layer} is not a finite number. Try float32, or check the weights.",
     "uniform_needs_equal_layers": "The layers of this model differ in size, so uniform cannot give them one size. Use global "
     "or layer.",
-    "uniform_protects_nothing": "`uniform` cuts every layer alike, so `{name}` cannot be used with it. Leave it out, or use "
-    "global or layer.",
+    "uniform_protects_nothing": "This strategy cuts every layer alike, so `{name}` cannot be used with it. Leave it out, or "
+    "use global or layer.",
     "group_list": "{text!r} does not name groups. Write for example 3a1,5m20-29: attention group 1 of layer 3, MLP channels 20 "
     "to 29 of layer 5.",
     "group_unknown": "{name} names a group that is not there: layer {layer} has {count:,} groups of kind {kind}, from 0.",

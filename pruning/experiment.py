@@ -53,7 +53,8 @@ from .planning.matrices import COLUMNS as MATRIX_COLUMNS
 from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
 from .process import is_alive
-from .settings import OF_THE_PERSON, SETTINGS, STRATEGIES, Settings, defaults_of, merged
+from .settings import OF_THE_PERSON, SETTINGS, Settings, defaults_of, merged
+from .strategies import DEFAULT_STRATEGY, STRATEGIES
 
 FORMAT_VERSION = 1
 TABLE_FILE = "global_group_table.csv"
@@ -616,7 +617,7 @@ class Experiment:
         The name is the folder's: one that is killed while it is renamed may have written another.
         """
         written = without_consent(self.description()["settings"])
-        return replace(merged(defaults_of(written.get("strategy", "global")), written), experiment_name=self.name)
+        return replace(merged(defaults_of(written.get("strategy", DEFAULT_STRATEGY)), written), experiment_name=self.name)
 
     def pasted_text(self) -> str | None:
         """The calibration text where it was pasted in the app; another experiment on it needs a copy of its own."""
@@ -957,7 +958,7 @@ def checked_settings(settings: dict, path: Path) -> dict:
 
     Raises PruningError, or ValueError or TypeError, for a value that is none.
     """
-    if settings.get("strategy", STRATEGIES[0]) not in STRATEGIES:
+    if settings.get("strategy", DEFAULT_STRATEGY) not in STRATEGIES:
         raise ValueError(f"there is no strategy {settings['strategy']!r}")
     checked = {}
     for name, value in settings.items():

@@ -15,6 +15,7 @@ from typing import Any, cast, get_args
 
 from .errors import PruningError
 from .methods import IMPORTANCE_METHODS, LAYER_METHODS
+from .strategies import DEFAULT_STRATEGY, STRATEGIES
 
 # What a value must be, in words.
 EXPECTED = {
@@ -123,11 +124,10 @@ def parts_of(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-_CUTTING = ("global", "layer", "uniform", "apply")
+_CUTTING = (*STRATEGIES, "apply")
 _PROMPT = "def is_prime(n):\n    if n < 2:\n        return False\n    for i in range("
 GROUPS = ("model", "calibration", "importance", "plan", "recovery", "evaluation", "output")
-_STRATEGY_COMMANDS = ("global", "layer", "uniform")
-_RECOVERY_COMMANDS = (*_STRATEGY_COMMANDS, "apply", "recover")
+_RECOVERY_COMMANDS = (*_CUTTING, "recover")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -138,7 +138,7 @@ class Settings:
     `base_model` is None until a command has made sure that one is named.
     """
 
-    strategy: str = "global"  # how a plan is made: the command says it
+    strategy: str = DEFAULT_STRATEGY  # how a plan is made: the command says it
 
     # model
     base_model: str = setting(None, "model", "The model to prune: demo, a local folder, or a Hugging Face id (owner/name).")
@@ -307,7 +307,7 @@ class Settings:
         "Rounds of cutting: an equal share of the parameters goes in each, and what is left is measured again; 1 cuts at once.",
         unit="rounds",
         minimum=1,
-        commands=_STRATEGY_COMMANDS,
+        commands=tuple(STRATEGIES),
     )
 
     # recovery
@@ -479,7 +479,7 @@ class Settings:
         None,
         "output",
         "Also write the group table to this .csv or .json, for a person to edit and `apply` to read.",
-        commands=("importance", "global", "layer", "uniform"),
+        commands=("importance", *STRATEGIES),
     )
     save_model: bool = setting(
         False, "output", "Save the cut model as a Hugging Face folder, checked by loading it again.", commands=_CUTTING
@@ -525,13 +525,6 @@ SETTINGS: dict[str, Setting] = {field.name: _described(field) for field in field
 _OLD_NAMES = {old: setting.name for setting in SETTINGS.values() for old in setting.old_names}
 
 
-# What a strategy takes instead of a setting's own default.
-STRATEGY_DEFAULTS: dict[str, dict] = {
-    "global": {},
-    "layer": {"num_samples": 10, "seq_len": 64, "pruning_distribution": "2:8"},
-    "uniform": {"pruning_distribution": "2:8"},
-}
-STRATEGIES = tuple(STRATEGY_DEFAULTS)
 # Where a run goes and how it is started; they say nothing of its result.
 OF_THE_FOLDER = ("experiment_name", "output_root", "overwrite", "resume", "dry_run")
 # What only the person may decide, on this command line or in this app: it is never written to a file or read from one.
@@ -553,7 +546,7 @@ def canonical(name: str) -> str:
     return name
 
 
-def resolve(given: Mapping[str, Any], strategy: str = "global") -> Settings:
+def resolve(given: Mapping[str, Any], strategy: str = DEFAULT_STRATEGY) -> Settings:
     """Every setting with its value: those in `given` (old names too) checked and typed, the others at their default.
 
     `strategy` is recorded, and brings its own defaults. Raises PruningError for an unknown name, a value out of range, or
@@ -571,7 +564,7 @@ def resolve(given: Mapping[str, Any], strategy: str = "global") -> Settings:
 
 def defaults_of(strategy: str) -> Settings:
     """Every setting at its default under a strategy, and the strategy itself."""
-    return Settings(strategy=strategy, **STRATEGY_DEFAULTS[strategy])
+    return Settings(strategy=strategy, **STRATEGIES[strategy].defaults)
 
 
 def merged(settings: Settings, values: Mapping[str, Any]) -> Settings:

@@ -25,7 +25,7 @@ FLOORS = [
     ("pruning.planning", "pruning.palette"),
     ("pruning.settings",),
     ("pruning.files",),
-    ("pruning.methods", "pruning.process", "pruning.forms", "pruning.errors", "pruning.words"),
+    ("pruning.methods", "pruning.strategies", "pruning.process", "pruning.forms", "pruning.errors", "pruning.words"),
 ]
 SHOWS_THE_SCREEN = ("app", "pages", "ui")
 # Pages open and sliders answer by these.

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from pruning.palette import COLOURS
-from pruning.settings import STRATEGIES
+from pruning.strategies import STRATEGIES
 
 from .frame import TALL, Translate, figure_of, hover, percent, spans_decades
 

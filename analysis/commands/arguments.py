@@ -15,6 +15,7 @@ from pruning.planning.groups import GroupIndex
 from pruning.planning.plan import PruningPlan
 from pruning.planning.planner import plan_from_settings
 from pruning.settings import PLAN_SETTINGS, SETTINGS, Settings, defaults_of, resolve
+from pruning.strategies import STRATEGIES
 
 from ..model_files import ModelFiles
 
@@ -46,7 +47,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "many groups go from each layer follows from the settings, which ones is then not known. global needs --table.",
     )
     section.add_argument("--plan", metavar="FILE", help="A plan.json.")
-    section.add_argument("--strategy", choices=("global", "layer", "uniform"), help="Default: layer.")
+    section.add_argument("--strategy", choices=tuple(STRATEGIES), help="Default: layer.")
     section.add_argument("--table", metavar="FILE", help="A global_group_table.csv with the scores of this model.")
     defaults = replace(defaults_of("layer"), pruning_strategy="uniform")
     for setting in _PLAN_SETTINGS:
@@ -69,8 +70,9 @@ def plan_of(args: argparse.Namespace, model: ModelFiles) -> PruningPlan:
     settings = plan_settings(args)
     if args.table:
         table = read_table(Path(args.table).expanduser(), shape)
-    elif settings.strategy == "global":
-        raise PruningError("analysis_arguments", message="`global` decides by scores: give --table, or --strategy layer")
+    elif STRATEGIES[settings.strategy].sizes_need_scores:
+        message = f"`{settings.strategy}` decides by scores: give --table, or --strategy layer"
+        raise PruningError("analysis_arguments", message=message)
     else:
         table = GroupTable(shape, np.ones(GroupIndex(shape).size), {"method": "none"})
     layers = None

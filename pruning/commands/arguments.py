@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..errors import PruningError, first_line
 from ..files import read_json
-from ..settings import GROUPS, OF_THE_FOLDER, OF_THE_PERSON, SETTINGS, STRATEGIES, Setting, canonical, defaults_of
+from ..settings import GROUPS, OF_THE_FOLDER, OF_THE_PERSON, SETTINGS, Setting, canonical, defaults_of
+from ..strategies import DEFAULT_STRATEGY, STRATEGIES
 
 EPILOG = "Exit codes: 0 done, 2 something in the input to mend, 130 stopped, 1 anything else."
 
@@ -63,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 
 def strategy_of(command: str) -> str:
     """What a table is cut by: the command itself; `apply` takes the lowest scores of the whole model."""
-    return command if command in STRATEGIES else "global"
+    return command if command in STRATEGIES else DEFAULT_STRATEGY
 
 
 def add_flags(parser: argparse.ArgumentParser, command: str, only: tuple[str, ...] = GROUPS) -> None:

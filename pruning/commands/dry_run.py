@@ -21,6 +21,7 @@ from ..planning.shape import ModelShape
 from ..runs.measure import Measurement
 from ..runs.status import BASELINE, MEASURE
 from ..settings import Settings, plan_settings
+from ..strategies import STRATEGIES
 from ..words import readable_size
 
 _BYTES_PER_ROW = 75  # of a group table's CSV, measured on the demo model's
@@ -54,7 +55,7 @@ def _plan(job: str, header: CheckpointHeader, settings: Settings) -> tuple[Pruni
         return None, ""
     if has_groups:
         return plan_from_settings(experiment.read_table(), settings, layers).plan, f"the table of {experiment.name}"
-    if settings.strategy == "global":
+    if STRATEGIES[settings.strategy].sizes_need_scores:
         return None, ""
     return plan_of_sizes(header.shape, settings, layers), "sizes alone: which groups go needs scores"
 
@@ -89,7 +90,7 @@ def _most_that_can_go(shape: ModelShape, settings: Settings) -> str:
     basis, ratio = target_basis(plan_settings(settings)), settings.pruning_ratio
     most = ratio * (prunable.sum() if basis == "prunable" else ratio_base(shape, protection, basis))
     asked, told = f"asked {ratio:.2%} of {TARGET_BASES[basis]}", "which groups go needs a measurement"
-    if settings.strategy == "layer":
+    if STRATEGIES[settings.strategy].has_layer_rates:
         cuttable = prunable[protection.cuttable(shape.num_layers).any(axis=1)].sum()
         least, largest = (settings.layer_min_pruning_rate, settings.layer_max_pruning_rate)
         most = min(max(most, least * cuttable), largest * cuttable)

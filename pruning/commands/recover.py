@@ -13,6 +13,7 @@ from ..runs.environment import prepare_this_process
 from ..runs.permissions import Permissions
 from ..runs.requests import Request, settings_asked_for
 from ..settings import OF_THE_PERSON, SETTINGS, Settings, canonical, defaults_of, resolve
+from ..strategies import DEFAULT_STRATEGY
 from .arguments import add_flag, given_settings, named_as_now
 from .exits import telling_how_to_go_on
 from .run import tell_summary
@@ -27,7 +28,7 @@ _TRAINING = tuple(name for name, setting in SETTINGS.items() if setting.group ==
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the group recovery, of how to compute and on which text; all else is the experiment's."""
-    defaults = replace(defaults_of("global"), finetune=True)
+    defaults = replace(defaults_of(DEFAULT_STRATEGY), finetune=True)
     parser.add_argument("--config", metavar="FILE", help="A .json or .yaml file of settings; flags win over it.")
     parser.add_argument("--experiment_name", required=True, help="The experiment whose cut model is recovered.")
     groups = {"recovery": (*_ASKS, *_TRAINING), "others, if not as in the cut": _OF_OTHER_GROUPS, "output": _OF_OUTPUT}

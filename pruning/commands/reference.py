@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..settings import GROUPS, SETTINGS, STRATEGY_DEFAULTS, Setting
+from ..settings import GROUPS, SETTINGS, Setting
+from ..strategies import STRATEGIES
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- parameters, made by python -m pruning.commands.reference -->", "<!-- end of parameters -->"
@@ -33,9 +34,9 @@ def _row(setting: Setting) -> str:
 def _default(setting: Setting) -> str:
     """The default, and the strategies that have another."""
     by_value: dict[str, list[str]] = {}
-    for strategy, defaults in STRATEGY_DEFAULTS.items():
-        if setting.name in defaults:
-            by_value.setdefault(_value(defaults[setting.name]), []).append(f"`{strategy}`")
+    for strategy in STRATEGIES.values():
+        if setting.name in strategy.defaults:
+            by_value.setdefault(_value(strategy.defaults[setting.name]), []).append(f"`{strategy.name}`")
     return "; ".join([_value(setting.default), *(f"{value} in {', '.join(names)}" for value, names in by_value.items())])
 
 

@@ -21,15 +21,14 @@ from ..runs.environment import prepare_this_process
 from ..runs.permissions import Permissions
 from ..runs.requests import Request
 from ..runs.status import BASELINE, MEASURE
-from ..settings import OF_THE_FOLDER, OF_THE_PERSON, STRATEGIES, Settings, canonical, resolve
+from ..settings import OF_THE_FOLDER, OF_THE_PERSON, Settings, canonical, resolve
+from ..strategies import STRATEGIES
 from .arguments import given_settings, named_as_now, refuse_missing_folder, strategy_of
 from .exits import telling_how_to_go_on
 
 COMMANDS = {
     "importance": "measure the importance of groups and layers and write the tables; cut nothing",
-    "global": "measure, cut the lowest-scored groups of the whole model, evaluate, save",
-    "layer": "measure, give every layer a rate by its importance, cut the lowest groups of each, evaluate, save",
-    "uniform": "measure, cut the same number of groups from every layer, evaluate, save; any loader takes the result",
+    **{name: strategy.help for name, strategy in STRATEGIES.items()},
     "apply": "cut by a file: rows that go (--groups), an edited table (--table), or a plan (--plan); evaluate, save",
 }
 _JOBS = {"importance": MEASURE}  # of the app; the other commands are jobs of their own name

@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import PruningError
-from ..settings import SETTINGS, STRATEGIES
+from ..settings import SETTINGS
+from ..strategies import DEFAULT_STRATEGY, STRATEGIES, strategy_of
 from .groups import GroupIndex, name_groups, parse_groups
 from .shape import ATTENTION, GROUP_TYPES, LayerShape, ModelShape
 
@@ -146,7 +147,7 @@ def _checked_settings(settings, path) -> dict:
     """The settings a plan was made with, each in its type; raises PruningError for one that is none."""
     if settings is None:
         return {}
-    if not isinstance(settings, dict) or settings.get("strategy", STRATEGIES[0]) not in STRATEGIES:
+    if not isinstance(settings, dict) or settings.get("strategy", DEFAULT_STRATEGY) not in STRATEGIES:
         raise PruningError("file_broken", path=path, reason="its settings are not those of a plan")
     return {name: SETTINGS[name].parse(value) if name in SETTINGS else value for name, value in settings.items()}
 
@@ -156,7 +157,8 @@ def target_basis(settings: dict) -> str:
     attention and MLP of all layers (layer-wise rates, before protection is taken out).
     """
     basis = settings.get("ratio_basis", "model")
-    if settings.get("strategy") == "layer" and basis == "model" and not settings.get("match_target"):
+    strategy = strategy_of(settings)
+    if strategy and strategy.has_layer_rates and basis == "model" and not settings.get("match_target"):
         return "prunable"
     return basis
 

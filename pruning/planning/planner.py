@@ -3,12 +3,14 @@
 settings, table, layer importance  ->  protection  ->  strategy  ->  rounding of MLP widths  ->  changes by hand  ->  plan
 """
 
+import pkgutil
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import PruningError
 from ..settings import Settings, merged, plan_settings
+from ..strategies import STRATEGIES
 from .allocation import Floors, allocate_global, parse_split, removable
 from .block_counts import layerwise_counts, plan_from_counts, rounded_up, uniform_counts
 from .group_table import GroupTable
@@ -34,6 +36,16 @@ class Planned:
     rates: LayerRates | None = None
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a strategy keeps to; `split` as in pruning_distribution, `layers` the importance of layers where it is known."""
+
+    protection: Protection
+    floors: Floors
+    split: str
+    layers: LayerImportance | None
+
+
 def plan_from_settings(table: GroupTable, settings: Settings, layers: LayerImportance | None = None) -> Planned:
     """The plan that these settings give; `layers` is needed by rates that follow their importance, and by freezing.
 
@@ -42,27 +54,36 @@ def plan_from_settings(table: GroupTable, settings: Settings, layers: LayerImpor
     check_together(settings, table.shape)
     protection = protection_from_settings(table.shape, settings, layers).within(table.measured_layers, table.shape.num_layers)
     floors = floors_from_settings(settings)
-    rates = None
-    split = _split(settings)
-    if settings.strategy == "global":
-        basis = settings.ratio_basis
-        plan = allocate_global(table, settings.pruning_ratio, protection, floors, basis, split)
-    elif settings.strategy == "layer":
-        rates = rates_from_settings(table.shape, settings, protection, layers)
-        counts = layerwise_counts(table.shape, rates, split, protection, floors)
-        plan = plan_from_counts(table, counts, floors)
-    else:
-        missing = table.groups.size - len(table.order)
-        if missing:
-            raise PruningError("uniform_needs_all_groups", missing=missing)
-        counts = uniform_counts(table.shape, settings.pruning_ratio, split, floors)
-        plan = plan_from_counts(table, counts, floors)
+    plan_by = pkgutil.resolve_name(f"{__package__}.{STRATEGIES[settings.strategy].planned_by}")
+    plan, rates = plan_by(table, settings, Limits(protection, floors, _split(settings), layers))
     if settings.mlp_multiple > 1:
         plan = plan_from_counts(table, rounded_up(plan.kept_counts, table.shape, settings.mlp_multiple), floors)
     plan = changed_by_hand(plan, settings, floors)
     if plan.kept.all():
         raise PruningError("nothing_left_to_cut", ratio=settings.pruning_ratio)
     return Planned(replace(plan, settings=plan_settings(settings)), protection, floors, rates)
+
+
+def plan_global(table: GroupTable, settings: Settings, limits: Limits) -> tuple[PruningPlan, None]:
+    """The lowest scores of the whole model."""
+    plan = allocate_global(table, settings.pruning_ratio, limits.protection, limits.floors, settings.ratio_basis, limits.split)
+    return plan, None
+
+
+def plan_layer(table: GroupTable, settings: Settings, limits: Limits) -> tuple[PruningPlan, LayerRates]:
+    """A rate for each layer, and the lowest scores of each."""
+    rates = rates_from_settings(table.shape, settings, limits.protection, limits.layers)
+    counts = layerwise_counts(table.shape, rates, limits.split, limits.protection, limits.floors)
+    return plan_from_counts(table, counts, limits.floors), rates
+
+
+def plan_uniform(table: GroupTable, settings: Settings, limits: Limits) -> tuple[PruningPlan, None]:
+    """The same number of groups from every layer; raises PruningError where a group has no score."""
+    missing = table.groups.size - len(table.order)
+    if missing:
+        raise PruningError("uniform_needs_all_groups", missing=missing)
+    counts = uniform_counts(table.shape, settings.pruning_ratio, limits.split, limits.floors)
+    return plan_from_counts(table, counts, limits.floors), None
 
 
 def settings_give(plan: PruningPlan, table: GroupTable, settings: Settings, layers: LayerImportance | None) -> bool:
@@ -87,11 +108,12 @@ def check_together(settings: Settings, shape: ModelShape) -> None:
         raise PruningError("freeze_all", frozen=settings.freeze_top_n_layers, layers=shape.num_layers)
     if settings.match_target and settings.ratio_basis == "selected":
         raise PruningError("settings_exclusive", first="match_target", second="ratio_basis selected")
-    if settings.match_target and settings.strategy != "layer":
+    strategy = STRATEGIES[settings.strategy]
+    if settings.match_target and not strategy.has_layer_rates:
         raise PruningError("settings_exclusive", first=settings.strategy, second="match_target")
-    if settings.ratio_basis == "selected" and settings.strategy == "uniform":
-        raise PruningError("settings_exclusive", first="uniform", second="ratio_basis selected")
-    if settings.strategy == "uniform":
+    if settings.ratio_basis == "selected" and not strategy.protects:
+        raise PruningError("settings_exclusive", first=settings.strategy, second="ratio_basis selected")
+    if not strategy.protects:
         for name in _PROTECTING:
             value = getattr(settings, name)
             whole_model = name.endswith("_end") and value == shape.num_layers
@@ -152,8 +174,9 @@ def rates_from_settings(
 
 def needs_layer_importance(settings: Settings) -> bool:
     """Whether these settings cannot give a plan without the importance of layers."""
-    follows = settings.strategy == "layer" and settings.pruning_strategy != UNIFORM
-    return follows or (settings.freeze_top_n_layers > 0 and settings.strategy != "uniform")
+    strategy = STRATEGIES[settings.strategy]
+    follows = strategy.has_layer_rates and settings.pruning_strategy != UNIFORM
+    return follows or (settings.freeze_top_n_layers > 0 and strategy.protects)
 
 
 def check_plan_settings(shape: ModelShape, settings: Settings) -> None:
@@ -208,7 +231,7 @@ def changed_by_hand(plan: PruningPlan, settings: Settings, floors: Floors) -> Pr
 
 def protection_from_settings(shape: ModelShape, settings: Settings, layers: LayerImportance | None = None) -> Protection:
     """Which layers may be cut; raises PruningError when that is none."""
-    if settings.strategy == "uniform":
+    if not STRATEGIES[settings.strategy].protects:
         return Protection.none(shape.num_layers)
     ranges = {
         kind: (getattr(settings, f"block_{kind}_layer_start"), getattr(settings, f"block_{kind}_layer_end"))

@@ -17,6 +17,7 @@ from ..files import locked, naming_damage, read_json, write_json, write_whole
 from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from ..process import is_alive, this_process
 from ..settings import Settings
+from ..strategies import STRATEGIES
 from .requests import Request, write_request
 
 FORMAT_VERSION = 1
@@ -25,7 +26,7 @@ FAILED, CANCELLED = "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 ACTIVE = (QUEUED, RUNNING)
 BASELINE, MEASURE = "baseline", "measure"  # kinds of jobs that cut nothing
-CUTS = ("prune", "global", "layer", "uniform", "apply")  # kinds that do
+CUTS = ("prune", *STRATEGIES, "apply")  # kinds that do
 
 # The eleven steps of a run, in order, with their English names (docs/methods.md section 8).
 STEPS = {

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..experiment import Experiment
+from ..strategies import STRATEGIES
 from .context import Run
 from .cut import apply, baseline, prune, whole_run
 from .export import export, pack
@@ -37,12 +38,9 @@ JOBS: dict[str, Callable[[Run], None]] = {
     "export": export,
     "try": try_plans,
     "learn": learn,
-    "global": whole_run,
-    "layer": whole_run,
-    "uniform": whole_run,
     "apply": apply,
     "baseline": baseline,
-}
+} | dict.fromkeys(STRATEGIES, whole_run)
 # Jobs that measure or cut; the others use the result.
 ROAD = (MEASURE, *CUTS, BASELINE)
 

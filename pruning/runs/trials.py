@@ -16,6 +16,7 @@ from ..forms import ANY, ANYTHING, NUMBER, TEXT, optional, require
 from ..planning.group_table import GroupTable
 from ..planning.plan import PruningPlan
 from ..settings import Settings, plan_settings
+from ..strategies import STRATEGIES
 
 FORMAT_VERSION = 1
 TRIALS_FILE = "trials.json"
@@ -99,7 +100,7 @@ def asked_for(asked: dict) -> tuple[list[Waiting], dict]:
 
 def sweep(settings: Settings, axis: str) -> list[dict]:
     """Plan settings of every point: `split` from 0:10 to 10:0, `ratio` from 5 to 50 %, or `grid`, both."""
-    fixed = plan_settings(settings) | (_SWEPT_RATES if settings.strategy == "layer" else {})
+    fixed = plan_settings(settings) | (_SWEPT_RATES if STRATEGIES[settings.strategy].has_layer_rates else {})
     splits = SPLITS if axis in ("split", "grid") else (settings.pruning_distribution,)
     ratios = RATIOS if axis in ("ratio", "grid") else (settings.pruning_ratio,)
     return [fixed | {"pruning_ratio": ratio, "pruning_distribution": split} for ratio in ratios for split in splits]

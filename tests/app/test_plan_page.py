@@ -193,7 +193,7 @@ def test_uniform_offers_no_protection_and_one_size_for_all(at):
     move(at, "segmented_control", "strategy", "uniform")
     assert not {"freeze", "protect", "layers32"} & {widget.key for kind in WIDGETS for widget in getattr(at, kind)}
     assert len({tuple(kept) for kept in kept_on_screen(at)}) == 1
-    assert any(caption.value == t("plan.uniform") for caption in at.caption)
+    assert any(caption.value == t("plan.protects_nothing", strategy=t("plan.strategy.uniform")) for caption in at.caption)
 
 
 WIDGETS = ("slider", "select_slider", "toggle", "selectbox", "number_input", "text_input", "segmented_control")

@@ -21,7 +21,8 @@ from pruning.planning.planner import plan_from_settings
 from pruning.planning.rounds import plan_in_rounds
 from pruning.planning.shape import ATTENTION, MLP, ModelShape
 from pruning.runs import steps
-from pruning.settings import STRATEGIES, Settings, resolve
+from pruning.settings import Settings, resolve
+from pruning.strategies import STRATEGIES
 from tests.planning.examples import random_table, small_shape
 from tests.runs.quick_runs import new_experiment, quick_settings
 from tests.tiny_models import FAMILIES, plan_without, random_ids, tiny_model

@@ -10,11 +10,11 @@ from pruning.experiment import LAYERS_FILE, TABLE_FILE, Experiment
 from pruning.planning.planner import plan_from_settings
 from pruning.runs import cut, steps
 from pruning.settings import SETTINGS, resolve
+from pruning.strategies import STRATEGIES
 from tests.runs.quick_runs import new_experiment, save_tiny_model
 from tests.tiny_models import FAMILIES
 
 METHODS = SETTINGS["importance_method"].choices
-STRATEGIES = ("global", "layer", "uniform")
 PLAN_FILES = ("plan.json", "groups_to_prune.csv", "groups_to_prune.csv.json")
 FEW = {"num_samples": 4, "seq_len": 32, "layer_importance_samples": 2, "pruning_ratio": 0.25}
 OF_STRATEGY = {"global": {}, "layer": {"pruning_distribution": "3:7"}, "uniform": {"mlp_multiple": 8}}

@@ -10,7 +10,7 @@ from pruning.experiment import Experiment
 from pruning.experiment_table import BASIS, STAGES, ExperimentTable, bases, experiment_table, stamp
 from pruning.runs.damage import fault_of
 from pruning.runs.status import state_of
-from pruning.settings import STRATEGIES
+from pruning.strategies import STRATEGIES
 from ui import workspace
 from ui.csv_download import csv_button
 from ui.links import link

@@ -10,7 +10,8 @@ import streamlit as st
 from pruning.experiment import Experiment
 from pruning.planning.shape import ModelShape
 from pruning.runs.trials import SPLITS
-from pruning.settings import SETTINGS, STRATEGIES, Settings
+from pruning.settings import SETTINGS, Settings
+from pruning.strategies import STRATEGIES, Strategy
 from ui.plan import history
 from ui.plan.values import (
     AUTO,
@@ -43,8 +44,8 @@ def show(experiment: Experiment, shape: ModelShape, has_layer_importance: bool) 
     _buttons(experiment, shape.num_layers)
     defaults = default_values(shape.num_layers)
     shown = _target(defaults)
-    strategy = shown["strategy"]
-    if strategy != "uniform":
+    strategy = STRATEGIES[shown["strategy"]]
+    if strategy.protects:
         shown |= _protection(defaults, shape.num_layers, has_layer_importance)
     shown |= _balance(strategy, defaults, has_layer_importance)
     shown |= _limits(shape, shown["ratio"])
@@ -140,7 +141,7 @@ def _target(defaults: dict) -> dict:
     shown = {
         "strategy": st.segmented_control(
             t("plan.strategy"),
-            STRATEGIES,
+            tuple(STRATEGIES),
             default=defaults["strategy"],
             format_func=lambda s: t(f"plan.strategy.{s}"),
             required=True,
@@ -159,17 +160,18 @@ def _target(defaults: dict) -> dict:
         ),
     }
     st.caption(t(f"plan.hint.ratio.{_strength(shown['ratio'])}"))
-    if shown["strategy"] == "layer":
+    strategy = STRATEGIES[shown["strategy"]]
+    if strategy.has_layer_rates:
         shown["match"] = st.toggle(t("setting.match_target"), key="match", help=t("help.match_target"))
-    if shown["strategy"] == "global" or (shown["strategy"] == "layer" and not shown["match"]):
+    if strategy.protects and not shown.get("match"):
         shown["basis"] = st.selectbox(
             t("setting.ratio_basis"),
             SETTINGS["ratio_basis"].choices,
-            format_func=lambda b: t(f"basis.{'prunable' if b == 'model' and shown['strategy'] == 'layer' else b}"),
+            format_func=lambda b: t(f"basis.{'prunable' if b == 'model' and strategy.has_layer_rates else b}"),
             key="basis",
             help=t("help.ratio_basis"),
         )
-    elif shown["strategy"] == "layer":
+    elif strategy.has_layer_rates:
         shown["basis"] = "model"
         st.session_state.pop("basis", None)
     return shown
@@ -209,14 +211,14 @@ def _protection(defaults: dict, num_layers: int, has_layer_importance: bool) -> 
     return shown
 
 
-def _balance(strategy: str, defaults: dict, has_layer_importance: bool) -> dict:
+def _balance(strategy: Strategy, defaults: dict, has_layer_importance: bool) -> dict:
     st.markdown(f"**{t('plan.group.balance')}**")
     shown = {}
-    if strategy == "global":
+    if strategy.scores_split:
         shown["split"] = st.select_slider(t("plan.split"), (AUTO, *SPLITS), AUTO, key="split", help=t("plan.split.help"))
     else:
         shown["shares"] = st.select_slider(t("plan.split"), SPLITS, "2:8", key="shares", help=t("plan.split.help"))
-    if strategy != "layer":
+    if not strategy.has_layer_rates:
         return shown
     shown["layer_rates"] = st.segmented_control(
         t("setting.pruning_strategy"),

@@ -10,6 +10,7 @@ from pruning.planning.plan import PruningPlan, plan_totals
 from pruning.planning.planner import Planned, largest_ratio_for, rates_from_settings
 from pruning.planning.protection import name_layers
 from pruning.settings import Settings, merged
+from pruning.strategies import strategy_of
 from pruning.words import readable_size
 from ui.page_frame import chart
 from ui.translation import error_text, t, words
@@ -44,12 +45,13 @@ def sentences(found: Measured, planned: Planned) -> None:
         _layerwise_sentence(found, planned)
     split = settings.get("pruning_distribution", "auto")
     is_short = plan.actual_ratio < settings.get("pruning_ratio", 0) - _SHORTFALL
-    if is_short and split != "auto" and settings.get("strategy") != "global":
+    strategy = strategy_of(settings)
+    if is_short and split != "auto" and not (strategy and strategy.scores_split):
         largest = largest_ratio_for(found.table, planned)
         if largest < settings["pruning_ratio"]:
             st.caption(t("plan.largest", split=split, largest=largest))
-    if settings.get("strategy") == "uniform":
-        st.caption(t("plan.uniform"))
+    if strategy and not strategy.protects:
+        st.caption(t("plan.protects_nothing", strategy=t(f"plan.strategy.{strategy.name}")))
     if len(plan.by_hand):
         st.caption(t("plan.by_hand.on_top", count=len(plan.by_hand)))
     for kind, layers in size.nearly_emptied(plan).items():

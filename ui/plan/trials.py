@@ -11,6 +11,7 @@ from pruning.runs import trials
 from pruning.runs.jobs import queue
 from pruning.runs.trials import JUDGED_BY, WHOLE, Trial, Waiting
 from pruning.settings import SETTINGS, Settings, merged
+from pruning.strategies import STRATEGIES
 from ui import settings_widgets, workspace
 from ui.access import check_corpus
 from ui.page_frame import chart
@@ -65,7 +66,7 @@ def sweep(found: Measured, settings: Settings, disabled: bool) -> None:
         _start_button(found, label, missing, judged_by, disabled or not missing, key="sweep")
     if missing:
         st.caption(_expected_time(all_trials, judged_by, len(missing)))
-    if settings.strategy == "layer":
+    if STRATEGIES[settings.strategy].has_layer_rates:
         st.caption(t("trial.sweep.bounds"))
     if not done:
         return
@@ -88,7 +89,7 @@ def _take(found: Measured, swept: dict, click: dict) -> None:
         return
     split, ratio = str(where[0]), float(where[1])
     values = form.values_now(found.experiment)
-    name = "split" if values["strategy"] == "global" else "shares"
+    name = "split" if STRATEGIES[values["strategy"]].scores_split else "shares"
     bounds = (swept["layer_min_pruning_rate"], swept["layer_max_pruning_rate"])
     _set_sliders(found, values | {name: split, "ratio": ratio, "bounds": bounds})
 

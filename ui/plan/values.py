@@ -10,7 +10,8 @@ from pruning.errors import PruningError
 from pruning.planning.protection import Protection, default_cut_range
 from pruning.planning.shape import GROUP_TYPES
 from pruning.runs.trials import SPLITS
-from pruning.settings import SETTINGS, STRATEGIES, Settings, defaults_of, resolve
+from pruning.settings import SETTINGS, Settings, defaults_of, resolve
+from pruning.strategies import DEFAULT_STRATEGY, STRATEGIES
 
 LOWEST_RATIO, HIGHEST_RATIO, LARGEST_WEIGHT = 0.01, 0.95, 5.0
 AUTO = "auto"
@@ -32,7 +33,7 @@ _SAME = {
 }
 _LAYER_KEYS = ("layers", "mlp_layers")
 _CHOICES = {
-    "strategy": STRATEGIES,
+    "strategy": tuple(STRATEGIES),
     "basis": SETTINGS["ratio_basis"].choices,
     "layer_rates": SETTINGS["pruning_strategy"].choices,
     "split": (AUTO, *SPLITS),
@@ -62,7 +63,7 @@ def mlp_layers_key(num_layers: int) -> str:
 
 def default_values(num_layers: int) -> dict:
     """Every value at its default."""
-    return values_of(defaults_of("global"), num_layers)
+    return values_of(defaults_of(DEFAULT_STRATEGY), num_layers)
 
 
 def preset_values(preset: str, num_layers: int) -> dict:
@@ -86,7 +87,7 @@ def values_of(settings: Settings, num_layers: int) -> dict:
         mlp_layers_key(num_layers): mlp,
         "apart": attention != mlp,
         "protect": named,
-        "split": split if settings.strategy == "global" and split in SPLITS else AUTO,
+        "split": split if STRATEGIES[settings.strategy].scores_split and split in SPLITS else AUTO,
         "shares": split if split in SPLITS else "2:8",
         "bounds": (lowest, highest),
     }
@@ -94,16 +95,16 @@ def values_of(settings: Settings, num_layers: int) -> dict:
 
 def settings_of(values: dict, num_layers: int) -> Settings:
     """The settings of a plan with these values; raises PruningError for one that is out of its range."""
-    strategy = values["strategy"]
+    strategy = STRATEGIES[values["strategy"]]
     given = {setting: values[name] for setting, name in _SAME.items()}
     given |= {
         "pruning_ratio": values["ratio"],
-        "pruning_distribution": values["split" if strategy == "global" else "shares"],
+        "pruning_distribution": values["split" if strategy.scores_split else "shares"],
         "layer_min_pruning_rate": values["bounds"][0],
         "layer_max_pruning_rate": values["bounds"][1],
     }
-    if strategy == "uniform":  # protects nothing, and its ratio is of all parameters
-        return resolve(given | {"freeze_top_n_layers": 0, "ratio_basis": "model", "match_target": False}, strategy)
+    if not strategy.protects:  # and then the ratio is of all parameters
+        return resolve(given | {"freeze_top_n_layers": 0, "ratio_basis": "model", "match_target": False}, strategy.name)
     attention = values[layers_key(num_layers)]
     mlp = values[mlp_layers_key(num_layers)] if values["apart"] else attention
     if values["protect"].strip().lower() == "none":  # lifts all protection, that of the range too
@@ -113,9 +114,9 @@ def settings_of(values: dict, num_layers: int) -> Settings:
         if range(first, last + 1) == default:  # left unsaid, as on the command line
             continue
         given |= {f"block_{kind}_layer_start": first, f"block_{kind}_layer_end": last + 1}
-    if strategy == "global":
+    if not strategy.has_layer_rates:
         given["match_target"] = False
-    return resolve(given | {"protected_layers": values["protect"]}, strategy)
+    return resolve(given | {"protected_layers": values["protect"]}, strategy.name)
 
 
 def to_link(values: dict, defaults: dict) -> dict[str, str]:
