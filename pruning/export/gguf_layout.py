@@ -12,6 +12,7 @@ from math import isclose, log, prod
 import numpy as np
 
 from ..errors import PruningError
+from ..planning.families import FAMILIES
 from ..planning.shape import LayerShape, ModelShape
 
 GGUF_TYPES = ("F32", "F16", "BF16", "Q8_0")
@@ -160,23 +161,20 @@ def halved(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _refuse_shape(shape: ModelShape) -> None:
-    layer = shape.layers[0]
-    if shape.family == "qwen3" and not shape.is_uniform:
+    family = FAMILIES[shape.family]
+    if not (shape.is_uniform or family.gguf_any_size):
         raise PruningError("gguf_qwen3_sizes")
-    if shape.family == "qwen3" and layer.o_bias:
+    if shape.layers[0].o_bias and not family.gguf_o_bias:
         raise PruningError("gguf_qwen3_bias")
 
 
 def _architecture(shape: ModelShape) -> str:
-    layer = shape.layers[0]
+    layer, family = shape.layers[0], FAMILIES[shape.family]
     if not shape.is_uniform:
-        return "deci"
-    if shape.family == "qwen3":
-        return "qwen3"
+        return family.gguf_any_size
     # `qwen2` takes heads * d = hidden size for granted; `llama` does not, and has the same biases.
-    if shape.family == "qwen2" and layer.num_attention_heads * layer.head_dim == shape.hidden_size:
-        return "qwen2"
-    return "llama"
+    is_whole = layer.num_attention_heads * layer.head_dim == shape.hidden_size
+    return family.gguf_whole if family.gguf_whole and is_whole else family.gguf
 
 
 def _with_stand_ins(shape: ModelShape):

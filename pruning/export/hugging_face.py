@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..files import written_whole
 from ..model.architecture import CODE_FILES, auto_map
 from ..model.architecture.classes import load_trusted
-from ..planning.shape import PRUNED_PREFIX
+from ..planning.families import PRUNED_PREFIX
 from .formats import SMALL_FILES
 from .model_card import model_card
 from .older_readers import add_older_names

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..experiment import Experiment
 from ..planning.checkpoint_header import read_config
+from ..planning.families import PRUNED_PREFIX
 from ..planning.plan import TARGET_BASES, PruningPlan
-from ..planning.shape import PRUNED_PREFIX, LayerShape
+from ..planning.shape import LayerShape
 from ..settings import Settings, merged
 from .formats import FORMATS, HF, PLAN, SINGLE_FILES
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from ..planning.shape import PRUNED_PREFIX
+from ..planning.families import PRUNED_PREFIX
 
 
 def add_older_names(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:

@@ -21,9 +21,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..model.architecture import PRUNED_MODELS
 from ..planning.checkpoint_header import EMBEDDINGS, ROTARY_BUFFER, TIED_HEAD, CheckpointHeader
+from ..planning.families import PRUNED_PREFIX
 from ..planning.kept_indices import TensorCut, input_columns, tensor_cut
 from ..planning.plan import PruningPlan
-from ..planning.shape import ATTENTION, MLP, PRUNED_PREFIX
+from ..planning.shape import ATTENTION, MLP
 
 _OUTPUT_PROJECTIONS = {"self_attn.o_proj.weight": ATTENTION, "mlp.down_proj.weight": MLP}
 _FORMAT_VERSION = 1

@@ -15,7 +15,7 @@ from ..errors import PruningError
 from ..files import write_whole
 from ..model.architecture import CODE_FILES, auto_map
 from ..planning.checkpoint_header import read_config
-from ..planning.shape import PRUNED_PREFIX
+from ..planning.families import PRUNED_PREFIX
 
 # Entries of transformers' JSON files that name a Python file to run.
 _LEADING_TO_CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")

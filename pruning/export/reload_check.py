@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ..errors import PruningError
 from ..planning.checkpoint_header import CheckpointHeader, read_config
-from ..planning.shape import PRUNED_PREFIX
+from ..planning.families import PRUNED_PREFIX
 from .formats import FORMATS, HF
 from .original import Original, OriginalFiles
 from .own_code import foreign_code

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..errors import PruningError, first_line
 from ..planning.checkpoint_header import CheckpointHeader, read_config
-from ..planning.shape import PRUNED_PREFIX
+from ..planning.families import PRUNED_PREFIX
 from ..settings import Settings
 from .architecture.classes import config_from, load_trusted, refuse_unless_all_fitted
 from .model_source import fetch

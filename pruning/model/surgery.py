@@ -16,11 +16,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..planning.families import FAMILIES
 from ..planning.kept_indices import tensor_cut
 from ..planning.plan import PruningPlan
 from ..planning.shape import LayerShape, ModelShape
 from .architecture import PRUNED_MODELS
-from .architecture.classes import _STOCK_MODELS, model_class
+from .architecture.classes import model_class, stock_model
 
 # Values that say what the source was, not what the cut model is; `layer_types` is set again below.
 _OF_THE_SOURCE = ("model_type", "architectures", "auto_map", "per_layer_config", "transformers_version", "_name_or_path")
@@ -62,22 +63,21 @@ def cut_config(config: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig:
         own: Any = PRUNED_MODELS[shape.family].config_class
         return own(**values, per_layer_config=overrides)
     values |= _sizes(shape.layers[0])
-    if family == "mistral" and shape.family == "llama":
+    if family != shape.family:
         values |= {"sliding_window": None}
         for name in ("attention_bias", "mlp_bias", "pretraining_tp"):
             values.pop(name, None)
-    return _STOCK_MODELS[family].config_class(**values)
+    return stock_model(family).config_class(**values)
 
 
 def _stock_family(shape: ModelShape) -> str | None:
     """The family whose stock class holds this shape; None when there is none."""
     if not shape.is_uniform:
         return None
-    layer = shape.layers[0]
-    if shape.family != "llama" or shape.hidden_size % layer.num_attention_heads == 0:
+    layer, family = shape.layers[0], FAMILIES[shape.family]
+    if not family.heads_divide_hidden or shape.hidden_size % layer.num_attention_heads == 0:
         return shape.family
-    # LlamaConfig refuses such a head count. Mistral computes the same from the same weights, but has no biases.
-    return None if layer.o_bias or layer.mlp_bias else "mistral"
+    return None if layer.o_bias or layer.mlp_bias else family.twin
 
 
 def _layer_types(layer_types: list[str], plan: PruningPlan) -> list[str]:

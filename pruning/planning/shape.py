@@ -13,18 +13,7 @@ scores or plans.
 from dataclasses import dataclass, replace
 
 from ..errors import PruningError
-
-# Values that the config class of each family fills in when config.json does not give them
-# (transformers/models/<family>/configuration_<family>.py; a test compares them with transformers).
-_COMMON = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096, "tie_word_embeddings": False}
-_FAMILY_DEFAULTS = {
-    "llama": _COMMON | {"vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": None},
-    "mistral": _COMMON | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8},
-    "qwen2": _COMMON | {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32},
-    "qwen3": _COMMON | {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128},
-}
-FAMILIES = tuple(_FAMILY_DEFAULTS)
-PRUNED_PREFIX = "pruned_"  # model_type of an exported model whose layers differ in size: pruned_llama, ...
+from .families import FAMILIES, PRUNED_PREFIX, Family
 
 ATTENTION, MLP = "attention", "mlp"
 GROUP_TYPES = (ATTENTION, MLP)
@@ -132,17 +121,17 @@ class ModelShape:
     def from_config(cls, config: dict) -> "ModelShape":
         """The shape a config.json describes; raises PruningError for another architecture or impossible sizes."""
         model_type = config.get("model_type")
-        family = model_type.removeprefix(PRUNED_PREFIX) if isinstance(model_type, str) else model_type
-        if family not in _FAMILY_DEFAULTS:
+        family = FAMILIES.get(model_type.removeprefix(PRUNED_PREFIX)) if isinstance(model_type, str) else None
+        if family is None:
             raise PruningError("architecture", found=model_type, supported=", ".join(FAMILIES))
-        values = _FAMILY_DEFAULTS[family] | {k: v for k, v in config.items() if v is not None}
+        values = {**family.defaults} | {k: v for k, v in config.items() if v is not None}
         if "num_key_value_heads" in config and config["num_key_value_heads"] is None:
             values["num_key_value_heads"] = None  # an explicit null means: as many as query heads, whatever the default
         layer = _layer_from_config(family, values)
         overrides = _layer_overrides(config.get("per_layer_config") or {})
         layers = tuple(_overridden(layer, overrides.get(i, {})) for i in range(_size(values, "num_hidden_layers")))
         return cls(
-            family=family,
+            family=family.name,
             hidden_size=layer.hidden_size,
             vocab_size=_size(values, "vocab_size"),
             tie_word_embeddings=bool(values["tie_word_embeddings"]),
@@ -204,24 +193,23 @@ class ModelShape:
         return shapes
 
 
-def _layer_from_config(family: str, values: dict) -> LayerShape:
+def _layer_from_config(family: Family, values: dict) -> LayerShape:
     hidden_size, heads = _size(values, "hidden_size"), _size(values, "num_attention_heads")
     kv_heads = _size(values, "num_key_value_heads") if values["num_key_value_heads"] is not None else heads
     if heads % kv_heads:
         raise PruningError(
             "config_value", name="num_key_value_heads", value=kv_heads, expected=f"a divisor of num_attention_heads ({heads})"
         )
-    attention_bias = bool(values.get("attention_bias", False))
     return LayerShape(
         num_key_value_heads=kv_heads,
         num_key_value_groups=heads // kv_heads,
         head_dim=_size(values, "head_dim") if "head_dim" in values else hidden_size // heads,
         intermediate_size=_size(values, "intermediate_size"),
         hidden_size=hidden_size,
-        qkv_bias=family == "qwen2" or (family in ("llama", "qwen3") and attention_bias),
-        o_bias=family in ("llama", "qwen3") and attention_bias,
-        mlp_bias=family == "llama" and bool(values.get("mlp_bias", False)),
-        qk_norm=family == "qwen3",
+        qkv_bias=family.has(family.qkv_bias, values),
+        o_bias=family.has(family.o_bias, values),
+        mlp_bias=family.has(family.mlp_bias, values),
+        qk_norm=family.qk_norm,
     )
 
 

@@ -18,8 +18,9 @@ from pruning.model.checkpoint import load_tokenizer
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import EMBEDDINGS, TIED_HEAD, CheckpointHeader
+from pruning.planning.families import FAMILIES
 from pruning.planning.plan import PruningPlan
-from pruning.planning.shape import ATTENTION, FAMILIES, MLP
+from pruning.planning.shape import ATTENTION, MLP
 from tests.tiny_models import plan_without, random_ids, tiny_model
 
 DIFFERING = {(0, ATTENTION): {3}, (1, ATTENTION): range(4), (2, MLP): range(24), (4, MLP): {1, 5}}

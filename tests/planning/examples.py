@@ -4,10 +4,11 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from pruning.planning.families import FAMILIES
 from pruning.planning.group_table import GroupTable
 from pruning.planning.groups import GroupIndex
 from pruning.planning.plan import PruningPlan
-from pruning.planning.shape import FAMILIES, ModelShape
+from pruning.planning.shape import ModelShape
 
 LLAMA_3_8B = {
     "model_type": "llama",
@@ -45,7 +46,7 @@ def shapes(draw) -> ModelShape:
     kv_heads = draw(st.integers(1, 4))
     return ModelShape.from_config(
         {
-            "model_type": draw(st.sampled_from(FAMILIES)),
+            "model_type": draw(st.sampled_from(tuple(FAMILIES))),
             "vocab_size": draw(st.integers(1, 40)),
             "hidden_size": draw(st.sampled_from([4, 8, 12])),
             "intermediate_size": draw(st.integers(1, 16)),

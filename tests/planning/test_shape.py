@@ -8,7 +8,8 @@ import torch
 import transformers
 
 from pruning.errors import PruningError
-from pruning.planning.shape import FAMILIES, ModelShape
+from pruning.planning.families import FAMILIES
+from pruning.planning.shape import ModelShape
 from tests.planning.examples import LLAMA_3_8B, small_config, small_shape
 
 CONFIG_CLASSES = {

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from ...planning.families import FAMILIES
 from . import configuration_pruned, modeling_pruned
 
 CODE_FILES = (Path(configuration_pruned.__file__), Path(modeling_pruned.__file__))
 
 PRUNED_MODELS: dict[str, type[PreTrainedModel]] = {
-    "llama": modeling_pruned.PrunedLlamaForCausalLM,
-    "mistral": modeling_pruned.PrunedMistralForCausalLM,
-    "qwen2": modeling_pruned.PrunedQwen2ForCausalLM,
-    "qwen3": modeling_pruned.PrunedQwen3ForCausalLM,
+    name: getattr(modeling_pruned, family.own) for name, family in FAMILIES.items()
 }
 
 

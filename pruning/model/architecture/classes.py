@@ -4,27 +4,13 @@ Loading runs no code of the model unless it is trusted, and refuses weights that
 
 from pathlib import Path
 
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaForCausalLM,
-    MistralForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
-)
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ...errors import PruningError
 from ...planning.checkpoint_header import read_config
-from ...planning.shape import FAMILIES, PRUNED_PREFIX
+from ...planning.families import FAMILIES, PRUNED_PREFIX
 from . import PRUNED_MODELS
-
-_STOCK_MODELS: dict[str, type[PreTrainedModel]] = {
-    "llama": LlamaForCausalLM,
-    "mistral": MistralForCausalLM,
-    "qwen2": Qwen2ForCausalLM,
-    "qwen3": Qwen3ForCausalLM,
-}
 
 
 def config_from(values: dict) -> PreTrainedConfig:
@@ -33,15 +19,20 @@ def config_from(values: dict) -> PreTrainedConfig:
     family = model_type.removeprefix(PRUNED_PREFIX)
     if family not in FAMILIES:
         raise PruningError("architecture", found=model_type, supported=", ".join(FAMILIES))
-    models = _STOCK_MODELS if family == model_type else PRUNED_MODELS
-    return models[family].config_class.from_dict(values)
+    found = stock_model(family) if family == model_type else PRUNED_MODELS[family]
+    return found.config_class.from_dict(values)
+
+
+def stock_model(family: str) -> type[PreTrainedModel]:
+    """The class of transformers for this family."""
+    return getattr(transformers, FAMILIES[family].stock)
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class that holds models of this config."""
     if config.model_type.startswith(PRUNED_PREFIX):
         return PRUNED_MODELS[config.model_type.removeprefix(PRUNED_PREFIX)]
-    return _STOCK_MODELS[config.model_type]
+    return stock_model(config.model_type)
 
 
 def load_trusted(folder: Path, **options):
