@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 
 from .errors import PruningError, first_line
 from .process import is_alive, this_process
+from .words import readable_size
 
 # What reading a file that this program did not write may raise.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError)
@@ -293,7 +294,7 @@ def _is_part(name: str) -> bool:
 def room(folder: Path, needed: int) -> str:
     """What is needed and what is free, in words; raises PruningError when it does not fit."""
     _require_room(folder, needed)
-    return f"{_size(needed)} needed, {_size(shutil.disk_usage(folder).free)} free"
+    return f"{readable_size(needed)} needed, {readable_size(shutil.disk_usage(folder).free)} free"
 
 
 def sync_tree(path: Path) -> None:
@@ -324,7 +325,7 @@ def _sync_folder(folder: Path) -> None:
 def _require_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise PruningError("disk_full", folder=folder, needed=_size(needed), free=_size(free))
+        raise PruningError("disk_full", folder=folder, needed=readable_size(needed), free=readable_size(free))
 
 
 def _explained(error: Exception, target: Path, needed: int) -> PruningError:
@@ -333,12 +334,8 @@ def _explained(error: Exception, target: Path, needed: int) -> PruningError:
     if full:
         with suppress(OSError):
             free = shutil.disk_usage(target.parent).free
-            return PruningError("disk_full", folder=target.parent, needed=_size(needed), free=_size(free))
+            return PruningError("disk_full", folder=target.parent, needed=readable_size(needed), free=readable_size(free))
     return PruningError("disk_write", path=target, reason=getattr(error, "strerror", None) or error)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
 
 
 def read_json(path: Path, version: int | None) -> dict:

@@ -111,7 +111,7 @@ def test_a_dry_run_says_what_the_training_takes_and_changes_nothing(experiment, 
     before = files_of(experiment)
     assert recover(experiment, "--finetune_samples=20", "--finetune_batch_size=4", "--dry_run") == 0
     shown = capsys.readouterr().out
-    assert "5, 320 tokens" in shown and "GiB: weight" in shown and "timed" in shown
+    assert "5, 320 tokens" in shown and "MiB: weight" in shown and "timed" in shown
     assert files_of(experiment) == before
 
 

@@ -8,9 +8,9 @@ import streamlit as st
 from pruning.experiment import Experiment
 from pruning.runs.jobs import queue
 from pruning.runs.status import CANCELLED, FAILED, QUEUED, STEPS, JobStatus, step_number
-from pruning.words import readable_duration
+from pruning.words import readable_size
 from ui.page_frame import fragment
-from ui.translation import job_error_text, t
+from ui.translation import duration, job_error_text, t
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_IDLE_LOOKS = 2.0
@@ -83,10 +83,10 @@ def _progress_text(experiment: Experiment, status: JobStatus) -> str:
     if not status.done:
         return text
     if status.unit == "bytes":
-        return f"{text} · {t('job.bytes', done=status.done / 2**20, total=status.total / 2**20)}"
+        return f"{text} · {t('job.bytes', done=readable_size(status.done), total=readable_size(status.total))}"
     unit = t(f"unit.{status.unit}")
     progress = t("job.progress", done=status.done, total=status.total, unit=unit, rate=status.rate)
-    left = t("job.left", time=readable_duration(status.seconds_left or 0))
+    left = t("job.left", time=duration(status.seconds_left or 0))
     return f"{text} · {progress} · {left}"
 
 

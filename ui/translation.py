@@ -11,6 +11,7 @@ from pruning.planning.plan import TARGET_BASES
 from pruning.planning.shape import GROUP_TYPES
 from pruning.runs.status import DOING
 from pruning.settings import SETTINGS
+from pruning.words import readable_duration
 from ui.language import current
 
 
@@ -35,6 +36,11 @@ def words_of_now() -> Callable[..., str]:
     """`words` in the language of this moment, for what is made later or elsewhere, where the session is not known."""
     known = sentences(current())
     return lambda key, **values: known[key].format(**values)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `3 min 20 s`, `3 分 20 秒`."""
+    return readable_duration(seconds, lambda unit: words(f"time.{unit}"))
 
 
 _FORMATTER = string.Formatter()

@@ -38,6 +38,7 @@ from pruning.model.corpus_names import PYTHON_STDLIB
 from pruning.model.held_out import perplexity
 from pruning.model.runtime import resolve_attention, resolve_device
 from pruning.runs.environment import prepare_this_process
+from pruning.words import readable_duration
 
 END_OF_TEXT = "<|endoftext|>"
 STDLIB_SHARE = 0.4  # of the windows
@@ -249,10 +250,10 @@ def train(model: LlamaForCausalLM, text: TrainingText, run: Run, checkpoint: Pat
 
 
 def print_progress(progress: Progress, spent: float, losses: list[float]) -> None:
-    minutes_left = progress.seconds * (1 - spent) / spent / 60
+    time_left = readable_duration(progress.seconds * (1 - spent) / spent)
     print(
         f"step {progress.steps:,}  tokens {progress.tokens:,}  loss {sum(losses) / len(losses):.3f}  "
-        f"{progress.tokens / progress.seconds:,.0f} tokens/s  {minutes_left:.1f} min left",
+        f"{progress.tokens / progress.seconds:,.0f} tokens/s  {time_left} left",
         flush=True,
     )
 

@@ -14,6 +14,7 @@ from ..runs.permissions import Permissions
 from ..runs.requests import Request, settings_asked_for
 from ..settings import OF_THE_PERSON, SETTINGS, Settings, canonical, defaults_of, resolve
 from ..strategies import DEFAULT_STRATEGY
+from ..words import readable_duration, readable_size
 from .arguments import add_flag, given_settings, named_as_now
 from .exits import telling_how_to_go_on
 from .run import tell_summary
@@ -117,18 +118,19 @@ def _repair_in_words(tokens: int, seconds: float | None) -> str:
     """What the repair takes; None seconds: there is none left to do."""
     if seconds is None:
         return "the cut model is repaired already"
-    return f"the repair reads {tokens:,} tokens: about {seconds:.0f} s, from layers that were timed on some of them"
+    time = readable_duration(seconds)
+    return f"the repair reads {tokens:,} tokens: about {time}, from layers that were timed on some of them"
 
 
 def _show_training(cost: dict) -> None:
-    gib = 2**30
     parts = ("weight", "training", "activation", "teacher")
-    memory = ", ".join(f"{part} {cost[f'{part}_bytes'] / gib:.3f}" for part in parts if cost[f"{part}_bytes"])
+    memory = ", ".join(f"{part} {readable_size(cost[f'{part}_bytes'])}" for part in parts if cost[f"{part}_bytes"])
+    time = readable_duration(cost["seconds"])
     rows = [
         ("parameters trained", f"{cost['trained_parameters']:,} of {cost['parameters']:,}"),
         ("steps", f"{cost['steps']:,}, {cost['tokens']:,} tokens"),
-        ("memory", f"about {cost['memory_bytes'] / gib:.3f} GiB: {memory}"),
-        ("time", f"about {cost['seconds']:.0f} s: {cost['seconds_per_step']:.2f} s for a step, timed on the second of two"),
+        ("memory", f"about {readable_size(cost['memory_bytes'])}: {memory}"),
+        ("time", f"about {time}: {cost['seconds_per_step']:.2f} s for a step, timed on the second of two"),
     ]
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))

@@ -23,6 +23,7 @@ from ..runs.requests import Request
 from ..runs.status import BASELINE, MEASURE
 from ..settings import OF_THE_FOLDER, OF_THE_PERSON, Settings, canonical, resolve
 from ..strategies import STRATEGIES
+from ..words import readable_size
 from .arguments import given_settings, named_as_now, refuse_missing_folder, strategy_of
 from .exits import telling_how_to_go_on
 
@@ -212,7 +213,7 @@ def summary(experiment: Experiment) -> str:
         target = f" (target {ratio['target']:.2%} of {TARGET_BASES[ratio['target_basis']]})" if ratio["target"] else ""
         rows.append(("ratio", f"{ratio['actual']:.2%} of all parameters{target}"))
         sizes = metrics["size_bytes"]
-        rows.append(("weights", f"{sizes['before'] / 2**30:.4f} GiB -> {sizes['after'] / 2**30:.4f} GiB"))
+        rows.append(("weights", f"{readable_size(sizes['before'])} -> {readable_size(sizes['after'])}"))
     for stage, values in metrics.get("perplexity", {}).items():
         basis = metrics["basis"]
         for dataset, value in values.items():

@@ -11,6 +11,7 @@ from ..planning.families import PRUNED_PREFIX
 from ..planning.plan import TARGET_BASES, PruningPlan
 from ..planning.shape import LayerShape
 from ..settings import Settings, merged
+from ..words import readable_size
 from .formats import FORMATS, HF, PLAN, SINGLE_FILES
 
 _WHY_CODE = (
@@ -103,7 +104,7 @@ def _channels(layers: tuple[LayerShape, ...]) -> int:
 
 
 def _size(size_bytes: dict) -> str | None:
-    known = [f"{size_bytes[stage] / 2**30:.3f} GiB {stage}" for stage in ("before", "after") if size_bytes.get(stage)]
+    known = [f"{readable_size(size_bytes[stage])} {stage}" for stage in ("before", "after") if size_bytes.get(stage)]
     return ", ".join(known) or None
 
 

@@ -32,6 +32,7 @@ from ..errors import PruningError
 from ..planning.kept_indices import input_columns
 from ..planning.plan import PruningPlan
 from ..planning.shape import ATTENTION, MLP
+from ..words import readable_size
 from .loss import OnProgress
 
 DAMPING = 0.01  # lambda in units of the mean diagonal of G: the ridge pulls towards the weights as they were
@@ -50,8 +51,7 @@ class SpilledTensors:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
         if free < needed:
-            sizes = {"needed": f"{needed / 2**30:.2f} GiB", "free": f"{free / 2**30:.2f} GiB"}
-            raise PruningError("disk_full", folder=folder, **sizes)
+            raise PruningError("disk_full", folder=folder, needed=readable_size(needed), free=readable_size(free))
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the block ends
         self._places: list[tuple[int, torch.Size, torch.dtype]] = []
         self._end = 0

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..errors import Cancelled, PruningError
 from ..experiment import DONE, Experiment
 from ..model.runtime import is_out_of_memory
-from ..words import readable_size
+from ..words import readable_duration, readable_size
 from .status import CANCEL_FILE, CANCELLED, DOING, RUNNING, STEPS, JobStatus, step_number, this_process, write_status
 
 _SECONDS_BETWEEN_WRITES = 0.25
@@ -123,7 +123,7 @@ class Progress:
 
     def _progress_text(self) -> str:
         status = self.status
-        left = f", {status.seconds_left:.0f} s left" if status.seconds_left is not None else ""
+        left = f", {readable_duration(status.seconds_left)} left" if status.seconds_left is not None else ""
         if status.unit == "bytes":
             return (
                 f"    {readable_size(status.done)} of {readable_size(status.total)}, {readable_size(int(status.rate))}/s{left}"

@@ -27,6 +27,7 @@ from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
 from ..planning.recovery_cost import recovery_cost
 from ..settings import Settings
+from ..words import readable_duration
 from .context import Run, load_held_out, saved_dtype
 from .measured_cost import FORMAT_VERSION as COST_VERSION
 from .permissions import Permissions
@@ -163,9 +164,9 @@ def measure_cost(run: Run) -> None:
         measured_with = asked.of(OF_A_MEASUREMENT)
         run.experiment.write({"format_version": COST_VERSION, "settings": measured_with} | cost, COST_FILE)
         if cost["repair_seconds"] is not None:
-            run.progress.say(f"    the repair about {cost['repair_seconds']:.0f} s")
+            run.progress.say(f"    the repair about {readable_duration(cost['repair_seconds'])}")
         if asked.finetune:
-            run.progress.say(f"    {cost['steps']:,} steps, about {cost['seconds']:.0f} s")
+            run.progress.say(f"    {cost['steps']:,} steps, about {readable_duration(cost['seconds'])}")
 
 
 def cost_of_recovery(experiment: Experiment, settings: Settings, permissions: Permissions = Permissions()) -> dict:

@@ -21,7 +21,7 @@ IN_ENGLISH, IN_CHINESE = sentences(ENGLISH), sentences(CHINESE)
 LATIN = {
     *("model.source.hub", "importance.methods.spearman", "unit.tokens", "setting.lora_alpha", "setting.lora_dropout"),
     *("chart.kind.mlp", "table.kind.mlp", "sidebar.language.en", "report.language"),
-    *("recover.training.lora", "cost.way.lora", "recover.lr.lora", "recover.lr.full", "job.bytes", "corpus.wikitext2"),
+    *("recover.training.lora", "cost.way.lora", "recover.lr.lora", "recover.lr.full", "corpus.wikitext2"),
     *("export.name.gguf-f32", "export.name.gguf-f16", "export.name.gguf-bf16", "export.name.bin"),
     *("model.folder.placeholder", "model.hub.placeholder", "corpus.dataset.placeholder", "corpus.file.placeholder"),
     *("importance.methods.spearman.mlp", "chart.ranks.name", "corpus.c4", "trial.basis.text", "chart.pareto.series"),

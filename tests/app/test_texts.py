@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.catalogue import CHINESE
 from pruning.errors import PruningError
 from pruning.settings import SETTINGS
-from ui.translation import Markdown, error_text, plain, t
+from ui.translation import Markdown, duration, error_text, plain, t
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = json.loads((ROOT / "analysis" / "text" / "en.json").read_text(encoding="utf-8"))
@@ -77,6 +78,16 @@ def test_no_sentence_of_the_app_stands_in_the_code():
         firsts = [call.args[0] for call in of_streamlit if call.args]
         found += [f.value for f in firsts if isinstance(f, ast.Constant) and isinstance(f.value, str) and " " in f.value]
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "english", "chinese"),
+    [(0.5, "0.5 s", "0.5 秒"), (45, "45 s", "45 秒"), (200, "3 min 20 s", "3 分 20 秒"), (97_200, "1 d 3 h", "1 天 3 小时")],
+)
+def test_a_duration_is_in_the_language_of_the_session(monkeypatch, seconds, english, chinese):
+    assert duration(seconds) == english
+    monkeypatch.setattr("ui.translation.current", lambda: CHINESE)
+    assert duration(seconds) == chinese
 
 
 # values in sentences (in a real browser: tests/browser/test_strange_texts.py) ---------------------------------------------

@@ -370,7 +370,7 @@ def test_card_shows_the_perplexity_that_the_metrics_hold(experiment):
     assert "| dataset | before the cut | after the cut | recovered |" in card
     assert f"| `{key}` | 22.18 | 28.32 | 24.50 |" in card
     assert "256 windows of 128 tokens each, 32,512 predicted tokens" in card
-    assert "1.000 GiB before, 0.500 GiB after" in card
+    assert "1.00 GiB before, 512.0 MiB after" in card
 
 
 def test_every_sample_of_the_card_runs_as_it_is_written(experiment, tokenizer, tmp_path):

@@ -187,7 +187,7 @@ def test_a_check_that_does_not_fit_into_memory_is_refused_before_anything_is_mad
     monkeypatch.setattr(export_step.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     for name in ("bin", "hf-float16"):
         assert export(experiment, f"--format={name}") == 2
-        assert f"{readable_size(2 * 4 * parameters)} needed, 10 B free" in one_sentence(capsys)
+        assert f"{readable_size(2 * 4 * parameters)} needed, 10 Bytes free" in one_sentence(capsys)
         assert not experiment.has(FORMATS[name].file) and not experiment.leftovers()
     assert export(experiment, "--format=hf") == 0  # needs no model
 

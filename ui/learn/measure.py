@@ -12,7 +12,7 @@ from pruning.runs.sensitivity.findings import Finding, Request
 from ui import workspace
 from ui.access import check_corpus
 from ui.learn.frame import Lesson
-from ui.translation import error_text, job_error_text, t
+from ui.translation import duration, error_text, job_error_text, t
 from ui.workspace import Measured
 
 
@@ -58,4 +58,4 @@ def _start(found: Measured, wanted: Request) -> None:
 def _basis(kept: Finding) -> str:
     method = str(kept.request.basis["table"].get("method", "?"))
     text = {name: kept.text.get(name, "?") for name in ("dataset", "windows", "seq_len")}
-    return t("learn.basis", method=method, seconds=kept.seconds, **text)
+    return t("learn.basis", method=method, time=duration(kept.seconds), **text)

@@ -17,7 +17,7 @@ from ui.access import check_corpus
 from ui.page_frame import chart
 from ui.plan import fixed, form
 from ui.plan.values import values_of
-from ui.translation import error_text, t, words
+from ui.translation import duration, error_text, t, words
 from ui.workspace import Measured
 
 _AXES = ("split", "ratio", "grid")
@@ -198,7 +198,7 @@ def _expected_time(all_trials: list[Trial], judged_by: dict, count: int) -> str:
     measured = [trial.seconds for trial in all_trials if trial.judged_by == judged_by and trial.seconds]
     if not measured:
         return t("trial.sweep.points", points=count)
-    return t("trial.sweep.time", points=count, minutes=count * measured[-1] / 60)
+    return t("trial.sweep.time", points=count, time=duration(count * measured[-1]))
 
 
 def _shown(perplexity: float | None) -> str:

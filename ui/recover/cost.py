@@ -13,9 +13,9 @@ from pruning.runs.jobs import queue
 from pruning.runs.measured_cost import Measured, read_measured
 from pruning.runs.recovery_settings import OF_A_MEASUREMENT
 from pruning.settings import Settings
-from pruning.words import readable_duration, readable_size
+from pruning.words import readable_size
 from ui import workspace
-from ui.translation import error_text, t, words
+from ui.translation import duration, error_text, t, words
 
 _ERROR_KEY = "cost_error"
 _CHOSEN = "●"
@@ -88,9 +88,7 @@ def _row(cost: dict) -> dict:
         else words("cost.fits.no"),
         "steps": _count(cost["steps"], cost["length"]),
         "tokens": _count(cost["tokens"], cost["length"]),
-        "time": words("cost.unmeasured")
-        if pd.isna(cost["seconds"])
-        else _as_known(readable_duration(cost["seconds"]), cost["length"]),
+        "time": words("cost.unmeasured") if pd.isna(cost["seconds"]) else _as_known(duration(cost["seconds"]), cost["length"]),
     }
 
 

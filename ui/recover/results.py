@@ -10,12 +10,11 @@ from pruning.runs import training_course
 from pruning.runs.jobs import queue
 from pruning.runs.status import FAILED, JobStatus
 from pruning.runs.training_course import TrainingCourse
-from pruning.words import readable_duration
 from ui import written_texts
 from ui.links import link
 from ui.page_frame import chart
 from ui.recover import repair
-from ui.translation import error_text, t, words
+from ui.translation import duration, error_text, t, words
 
 JOBS = ("recover", "cost")
 _STAGES = written_texts.STAGES
@@ -95,7 +94,7 @@ def _strip(course: TrainingCourse, seconds_left: float | None) -> None:
         "rate": f"{last['learning_rate']:.1e}",
         "best": unknown if best is None else f"{best:.2f}",
         "speed": f"{last['tokens_per_second']:,.0f}" if last["step"] else unknown,
-        "left": unknown if seconds_left is None else readable_duration(seconds_left),
+        "left": unknown if seconds_left is None else duration(seconds_left),
     }
     with st.container(horizontal=True, key="training_strip"):
         for name, value in figures.items():
