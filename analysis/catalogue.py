@@ -2,6 +2,7 @@
 
 Sentences that the command line says too (errors, names of steps, help of settings) come from the engine's own tables, so that
 each is written once in English; the file of another language holds them under the same keys.
+Words that change with a number stand in the sentence: `{layers:layer|layers}` (`pruning/words.py`).
 """
 
 import functools
@@ -13,6 +14,7 @@ from pruning.planning.matrices import CHECK_SENTENCES
 from pruning.planning.plan import TARGET_BASES
 from pruning.runs.status import DOING, STEPS
 from pruning.settings import EXPECTED, SETTINGS
+from pruning.words import FORMATTER
 
 ENGLISH, CHINESE = LANGUAGES = ("en", "zh")
 FOLDER = Path(__file__).parent / "text"
@@ -27,7 +29,7 @@ def sentences(language: str) -> dict[str, str]:
 
 def english(key: str, **values) -> str:
     """The English sentence of a key, filled in."""
-    return sentences(ENGLISH)[key].format(**values)
+    return FORMATTER.format(sentences(ENGLISH)[key], **values)
 
 
 def _engine_sentences() -> dict[str, str]:

@@ -28,6 +28,7 @@ from pruning.planning.layer_importance import LayerImportance
 from pruning.planning.planner import plan_from_settings
 from pruning.planning.shape import ModelShape
 from pruning.settings import Settings, resolve
+from pruning.words import FORMATTER
 
 LLAMA_3_8B = {
     "model_type": "llama",
@@ -155,7 +156,7 @@ def _answer(table: GroupTable, layers: LayerImportance, texts: dict, settings: S
     """One change on the page; the plan is a new one each time, so nothing of it is cached."""
 
     def t(key: str, **values) -> str:
-        return texts[key].format(**values)
+        return FORMATTER.format(texts[key], **values)
 
     plan_time, planned = _timed(lambda: plan_from_settings(table, settings, layers))
     plan, protection = planned.plan, planned.protection

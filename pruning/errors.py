@@ -5,6 +5,8 @@ both. The command line prints the sentence and ends with 2; the app shows it, or
 Knows nothing about where the sentence ends up.
 """
 
+from .words import FORMATTER
+
 MESSAGES = {
     # settings
     "setting_unknown": "There is no setting `{name}`{suggestion}.",
@@ -74,8 +76,8 @@ MESSAGES = {
     "corpus_entry": "{path}, entry {line} of its list: {reason}.",
     "corpus_empty": "The corpus {corpus} holds no text.",
     "instructions_unanswered": "No instruction of {corpus} has an answer: `output` is empty everywhere.",
-    "corpus_short": "The text of {corpus} has {tokens} tokens, less than one window of {seq_len}. Give more text or lower "
-    "seq_len.",
+    "corpus_short": "The text of {corpus} has {tokens} {tokens:token|tokens}, less than one window of {seq_len}. Give more "
+    "text or lower seq_len.",
     "seq_len_too_long": "`{name}` is {seq_len}; this model sees at most {limit} tokens at once.",
     # planning
     "layer_unknown": "There is no layer {layer}: this model has the layers 0 to {last}.",
@@ -83,7 +85,8 @@ MESSAGES = {
     "layer_range": "`{first}` is {start} and `{second}` is {end}; they must satisfy 0 <= {first} < {second} <= {layers}.",
     "rates_reversed": "`layer_min_pruning_rate` is {minimum:g} and `layer_max_pruning_rate` is {maximum:g}; the least rate "
     "cannot be above the largest.",
-    "freeze_all": "`freeze_top_n_layers` is {frozen}, but this model has {layers} layers: at least one must stay to be cut.",
+    "freeze_all": "`freeze_top_n_layers` is {frozen}, but this model has {layers} {layers:layer|layers}: at "
+    "least one must stay to be cut.",
     "layer_importance_needed": "{setting} needs the importance of layers, and it was not measured. Measure again with "
     "layer_importance_samples above 0.",
     "layer_importance_flat": "No layer has an importance above 0, so rates cannot follow it. Use pruning_strategy uniform, or "
@@ -95,9 +98,11 @@ MESSAGES = {
     "use global or layer.",
     "group_list": "{text!r} does not name groups. Write for example 3a1,5m20-29: attention group 1 of layer 3, MLP channels 20 "
     "to 29 of layer 5.",
-    "group_unknown": "{name} names a group that is not there: layer {layer} has {count:,} groups of kind {kind}, from 0.",
+    "group_unknown": "{name} names a group that is not there: layer {layer} has {count:,} {count:group|groups} of kind "
+    "{kind}, from 0.",
     "hand_both": "{name} is both kept and cut by hand. Keep one.",
-    "hand_floor": "Cut by hand as asked, layer {layer} would keep {kept} groups of kind {kind}; at least {floor} must stay. "
+    "hand_floor": "Cut by hand as asked, layer {layer} would keep {kept} {kept:group|groups} of kind {kind}; at "
+    "least {floor} must stay. "
     "Keep some, or allow empty layers.",
     "all_protected": "Every layer is protected, so nothing can be cut. Protect fewer layers.",
     "ratio_unreachable": "{ratio:.4g} of {basis} cannot be removed: with this protection and these floors at most "
@@ -106,11 +111,11 @@ MESSAGES = {
     "would be cut. Raise the ratio.",
     "nothing_left_to_cut": "With the ratio {ratio:.4g} and these floors, this rounding and these changes by hand nothing would "
     "be cut. Raise the ratio, or lower min_kv_groups, min_mlp_channels or mlp_multiple.",
-    "uniform_needs_all_groups": "The table has no score for {missing:,} groups, so uniform cannot cut every layer alike. Use a "
-    "table of all layers, or global or layer.",
-    "learn_needs_all_groups": "The table has no score for {missing:,} groups. Sensitivity measurements "
-    "cut every layer: measure all of them.",
-    "scores_edited": "{path}: {rows:,} rows have a score that is not importance / cost; the score counts.",
+    "uniform_needs_all_groups": "The table has no score for {missing:,} {missing:group|groups}, so uniform cannot "
+    "cut every layer alike. Use a table of all layers, or global or layer.",
+    "learn_needs_all_groups": "The table has no score for {missing:,} {missing:group|groups}. Sensitivity "
+    "measurements cut every layer: measure all of them.",
+    "scores_edited": "{path}: {rows:,} {rows:row has|rows have} a score that is not importance / cost; the score counts.",
     "split": "`pruning_distribution` is {value!r}; write auto, or attention:MLP shares such as 2:8.",
     "split_auto": "`pruning_distribution` is auto, which only `global` knows; write attention:MLP shares such as 2:8.",
     "split_unreachable": "The split {split} asks for {asked:,} parameters of {kind}; only {largest:,} can be removed.",
@@ -190,7 +195,7 @@ MESSAGES = {
     "export_memory": "Checking this format does not fit into memory: {needed} needed, {free} free. Free some memory, or take "
     "the saved folder as it is.",
     "export_llama_cpp": "llama.cpp reads the exported file differently: it continues as the cut model for {equal} of {tokens} "
-    "tokens only. The file is not offered for download.",
+    "{tokens:token|tokens} only. The file is not offered for download.",
     "export_reload": "The exported model could not be loaded again in a fresh process: {reason}",
     # formats
     "needs_safetensors": "{folder} holds no safetensors files, which are read tensor by tensor. Save the model as safetensors "
@@ -254,7 +259,7 @@ class PruningError(Exception):
         return {"code": self.code, "values": values, "message": str(self)}
 
     def __str__(self) -> str:
-        return MESSAGES[self.code].format(**self.values)
+        return FORMATTER.format(MESSAGES[self.code], **self.values)
 
     def __reduce__(self):
         return _rebuild, (self.code, self.values)

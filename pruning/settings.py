@@ -16,6 +16,7 @@ from typing import Any, cast, get_args
 from .errors import PruningError
 from .methods import IMPORTANCE_METHODS, LAYER_METHODS
 from .strategies import DEFAULT_STRATEGY, STRATEGIES
+from .words import FORMATTER
 
 # What a value must be, in words.
 EXPECTED = {
@@ -33,7 +34,7 @@ EXPECTED = {
 
 
 def _english(key: str, **values) -> str:
-    return EXPECTED[key.removeprefix("expected.")].format(**values)
+    return FORMATTER.format(EXPECTED[key.removeprefix("expected.")], **values)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,11 @@
-"""Bytes and seconds as people read them."""
+"""Numbers in words: bytes, seconds, and the sentences that hold counts.
 
+    "{layers:,} {layers:layer goes|layers go}"  --FORMATTER.format(_, layers=1)-->  "1 layer goes"
+
+English, as the command line speaks; sentences and units of other languages are in `analysis/text/`.
+"""
+
+import string
 from collections.abc import Callable
 
 from humanize import naturalsize
@@ -25,3 +31,16 @@ def readable_duration(seconds: float, word: Callable[[str], str] = str) -> str:
             rest = whole % unit // part
             return f"{whole // unit} {word(name)}" + (f" {rest} {word(part_name)}" if rest else "")
     return f"{whole} {word('s')}"
+
+
+class SentenceFormatter(string.Formatter):
+    """Fills sentences. `{layers:layer goes|layers go}` becomes what stands first for one layer, else what stands second."""
+
+    def format_field(self, value, format_spec: str) -> str:
+        one, chooses, other = format_spec.partition("|")
+        if chooses:
+            return one if value in (1, "1") else other
+        return super().format_field(value, format_spec)
+
+
+FORMATTER = SentenceFormatter()

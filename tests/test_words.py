@@ -1,8 +1,10 @@
-"""Bytes in words. Durations: analysis/test_duration.py."""
+"""Numbers in words: bytes, and what agrees with a count. Durations: analysis/test_duration.py."""
 
 import pytest
 
-from pruning.words import readable_size
+from pruning.errors import PruningError
+from pruning.planning.matrices import Check
+from pruning.words import FORMATTER, readable_size
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,17 @@ from pruning.words import readable_size
 )
 def test_bytes_are_in_powers_of_1024(count, words):
     assert readable_size(count) == words
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "layer goes"), (1.0, "layer goes"), ("1", "layer goes"), (0, "layers go")])
+def test_a_sentence_chooses_by_the_count(count, words):
+    assert FORMATTER.format("{count:layer goes|layers go}", count=count) == words
+
+
+def test_errors_and_checks_agree_with_their_counts():
+    unknown = {"name": "`cut_groups`", "layer": 3, "kind": "attention"}
+    assert "layer 3 has 1 group of kind" in str(PruningError("group_unknown", count=1, **unknown))
+    assert "layer 3 has 8 groups of kind" in str(PruningError("group_unknown", count=8, **unknown))
+    check = {"key": "check.whole", "passed": False, "values": {"layers": 1}}
+    assert Check(**check, layers=(3,)).sentence().endswith("kept every size (1 layer); at fault: layer 3")
+    assert Check(**check, layers=(3, 4)).sentence().endswith("at fault: layers 3, 4")

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import string
 from collections.abc import Callable, Iterator
 
 from analysis.catalogue import sentences
@@ -11,7 +10,7 @@ from pruning.planning.plan import TARGET_BASES
 from pruning.planning.shape import GROUP_TYPES
 from pruning.runs.status import DOING
 from pruning.settings import SETTINGS
-from pruning.words import readable_duration
+from pruning.words import FORMATTER, readable_duration
 from ui.language import current
 
 
@@ -29,13 +28,13 @@ def t(key: str, **values) -> Markdown:
 
 def words(key: str, **values) -> str:
     """The sentence of a key for a place that knows no Markdown: a chart, a cell or a head of a table, HTML, the terminal."""
-    return sentences(current())[key].format(**values)
+    return FORMATTER.format(sentences(current())[key], **values)
 
 
 def words_of_now() -> Callable[..., str]:
     """`words` in the language of this moment, for what is made later or elsewhere, where the session is not known."""
     known = sentences(current())
-    return lambda key, **values: known[key].format(**values)
+    return lambda key, **values: FORMATTER.format(known[key], **values)
 
 
 def duration(seconds: float) -> str:
@@ -43,17 +42,17 @@ def duration(seconds: float) -> str:
     return readable_duration(seconds, lambda unit: words(f"time.{unit}"))
 
 
-_FORMATTER = string.Formatter()
-
-
 def _filled(sentence: str, values: dict) -> Iterator[str]:
     in_code = False
-    for literal, field, spec, conversion in _FORMATTER.parse(sentence):
+    for literal, field, spec, conversion in FORMATTER.parse(sentence):
         yield literal
         in_code ^= literal.count("`") % 2 == 1
         if field is not None:
-            value = _FORMATTER.convert_field(_FORMATTER.get_field(field, (), values)[0], conversion)
-            yield value if isinstance(value, Markdown) else (_within_code if in_code else plain)(format(value, spec))
+            value = FORMATTER.convert_field(FORMATTER.get_field(field, (), values)[0], conversion)
+            if isinstance(value, Markdown) and not spec:
+                yield value
+            else:
+                yield (_within_code if in_code else plain)(FORMATTER.format_field(value, spec))
 
 
 _MARKUP = re.compile(r"[\\`*\[\]<>$!|~#&]|:(?=[A-Za-z:])|(?<![^\W_])_|_(?![^\W_])")

@@ -18,6 +18,7 @@ from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.kept_indices import TensorCut, tensor_cut
 from ..planning.plan import PruningPlan
 from ..planning.shape import ATTENTION, MLP
+from ..words import FORMATTER
 
 COLUMNS = [
     "layer_idx", "module", "kind", "shape_before", "shape_after", "params_before", "params_after", "bytes_before",
@@ -38,13 +39,13 @@ _INPUT_SIDE, _OUTPUT_SIDE = 1, 0
 
 
 CHECK_SENTENCES = {
-    "check.whole": "Blocks that the plan spares kept every size ({layers} layers)",
-    "check.ratio": "Query heads per KV head are as before ({layers} layers)",
-    "check.sides": "Sides that meet are equally long ({layers} layers)",
-    "check.planned": "Every layer has the sizes that the plan gives it ({layers} layers)",
+    "check.whole": "Blocks that the plan spares kept every size ({layers} {layers:layer|layers})",
+    "check.ratio": "Query heads per KV head are as before ({layers} {layers:layer|layers})",
+    "check.sides": "Sides that meet are equally long ({layers} {layers:layer|layers})",
+    "check.planned": "Every layer has the sizes that the plan gives it ({layers} {layers:layer|layers})",
     "check.total": "Parameters after the cut: {found}; the plan says {expected}",
     "check.others": "Tensors beside those of the planned model: {found}",
-    "check.at_fault": "{said}; at fault: layers {layers}",
+    "check.at_fault": "{said}; at fault: {count:layer|layers} {layers}",
 }
 
 
@@ -76,11 +77,13 @@ class Check:
         """The fact in the words of `t` (default: English), and which layers are at fault."""
         t = t or _english
         said = t(self.key, **self.values)
-        return t("check.at_fault", said=said, layers=", ".join(map(str, self.layers))) if self.layers else said
+        if not self.layers:
+            return said
+        return t("check.at_fault", said=said, count=len(self.layers), layers=", ".join(map(str, self.layers)))
 
 
 def _english(key: str, **values) -> str:
-    return CHECK_SENTENCES[key].format(**values)
+    return FORMATTER.format(CHECK_SENTENCES[key], **values)
 
 
 def matrix_table(plan: PruningPlan, bytes_per_parameter: float) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from pruning.planning.plan import PruningPlan
 from pruning.planning.protection import Protection
 from pruning.planning.shape import GROUP_TYPES, ModelShape
 from pruning.runs.training_course import TrainingCourse
+from pruning.words import FORMATTER
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {}
@@ -90,7 +91,7 @@ SWEEP = [
 
 
 def t(key: str, **values) -> str:
-    return TEXTS[key].format(**values)
+    return FORMATTER.format(TEXTS[key], **values)
 
 
 @pytest.fixture(scope="module")
@@ -641,7 +642,7 @@ def test_the_sweep_draws_a_line_per_ratio_and_leaves_out_what_was_not_reached():
     assert (high.name, list(high.x), list(high.y)) == ("ratio 30.0\u00a0%", [0.2], [31.0])
     assert [point[:2] for point in low.customdata] == [["2:8", 0.2], ["5:5", 0.2]]
     assert (list(ring.x), list(ring.y)) == ([0.2], [22.0])
-    assert "1 of 4 settings have no perplexity" in figure.layout.title.text
+    assert "1 of 4 settings has no perplexity" in figure.layout.title.text
     assert low.marker.symbol != high.marker.symbol and low.line.dash != high.line.dash
 
 

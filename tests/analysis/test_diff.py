@@ -175,7 +175,7 @@ def test_a_wrong_cut_is_noticed(tmp_path, spoil, key, layer):
     assert not results["check.total"].passed
     if layer is not None:
         assert results[key].layers == (layer,)
-        assert results[key].sentence().endswith(f"; at fault: layers {layer}")
+        assert results[key].sentence().endswith(f"; at fault: layer {layer}")
 
 
 @pytest.mark.parametrize("name", ["model.layers.3.mlp.up_proj.weight", "stray", "lm_head.bias"])

@@ -174,7 +174,7 @@ def test_a_wrong_cut_fails_its_check_and_the_command(analyse, cut, tmp_path, nam
     save_file(weights, tmp_path / "wrong" / "model.safetensors")
     code, printed, _ = analyse("diff", "--original_model", cut.source, "--pruned_model", tmp_path / "wrong")
     failed = [line for line in printed.splitlines() if line.startswith("FAIL")]
-    assert code == 1 and any(check in line and f"at fault: layers {name.split('.')[2]}" in line for line in failed)
+    assert code == 1 and any(check in line and f"at fault: layer {name.split('.')[2]}" in line for line in failed)
 
 
 def test_retention_that_layers_do_not_share_is_listed(analyse, tmp_path):

@@ -249,7 +249,7 @@ def test_a_split_that_cannot_give_the_ratio_names_the_largest(at):
 def test_layers_that_are_emptied_are_counted(at):
     move(at, "toggle", "empty", True)
     move(at, "text_input", "cut", "5a0-3,5m0-383,6a0-3")
-    assert any("2 layers lose their whole attention or MLP; 1 layers are deleted" in one.value for one in at.warning)
+    assert any("2 layers lose their whole attention or MLP; 1 layer is deleted" in one.value for one in at.warning)
     assert strip(at)[t("plan.layers_removed")] == "1"
 
 
@@ -257,7 +257,7 @@ def test_layers_of_which_little_is_left_are_named(at):
     move(at, "text_input", "cut", "5m0-345,7m0-344,9a0-2")  # of 384 channels at most 38 are a tenth
     move(at, "slider", "ratio", 0.01)
     [warning] = at.warning
-    assert warning.value == t("plan.nearly_emptied.mlp", layers="5")
+    assert warning.value == t("plan.nearly_emptied.mlp", count=1, layers="5")
     assert any(caption.value == t("plan.by_hand.on_top", count=346 + 345 + 3) for caption in at.caption)
 
 

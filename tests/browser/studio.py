@@ -18,6 +18,8 @@ from playwright.sync_api import Locator, Page, TimeoutError, WebSocket, expect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
+from pruning.words import FORMATTER
+
 _TEXT_FOLDER = Path(__file__).resolve().parents[2] / "analysis" / "text"
 _TEXTS = {name: json.loads((_TEXT_FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "zh")}
 _TEXT = _TEXTS["en"]
@@ -45,7 +47,7 @@ FRAMES = Path(__file__).parent / "screenshots" / "frames"
 def sentence(key: str, language: str = "en", **values) -> str:
     """The text of a key, with its values filled in if there are any."""
     text = _TEXTS[language][key]
-    return text.format(**values) if values else text
+    return FORMATTER.format(text, **values) if values else text
 
 
 def wait_until(condition: Callable[[], object], seconds: float = JOB_SECONDS) -> None:

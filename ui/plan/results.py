@@ -56,7 +56,9 @@ def sentences(found: Measured, planned: Planned) -> None:
         st.caption(t("plan.by_hand.on_top", count=len(plan.by_hand)))
     for kind, layers in size.nearly_emptied(plan).items():
         if layers:
-            st.warning(t(f"plan.nearly_emptied.{kind}", layers=name_layers(layers)), icon=":material/warning:")
+            st.warning(
+                t(f"plan.nearly_emptied.{kind}", layers=name_layers(layers), count=len(layers)), icon=":material/warning:"
+            )
     emptied = int((plan.kept_counts == 0).any(axis=1).sum())
     if emptied:
         st.warning(
