@@ -17,6 +17,7 @@ from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.matrices import REMOVED
 from pruning.planning.plan import PruningPlan
 from pruning.planning.shape import GROUP_TYPES, ModelShape
+from pruning.words import counted
 
 CHINESE_COLUMNS = {
     "layer_idx": "层编号",
@@ -112,7 +113,9 @@ def plan_implied_by(shape: ModelShape, after: CheckpointHeader, name: str) -> Pr
         counts = (max(rows["attention"] // layer.head_dim, index == 0), rows["mlp"])
         for kind, count in zip(GROUP_TYPES, counts, strict=True):
             if count > layer.group_count(kind):
-                reason = f"layer {index} has {count} groups of kind {kind}, the model before {layer.group_count(kind)}"
+                reason = (
+                    f"layer {index} has {counted(count, 'group')} of kind {kind}, the model before {layer.group_count(kind)}"
+                )
                 raise PruningError("analysis_other_model", pruned=name, original="this model", reason=reason)
             start = groups.slice_of(index, kind).start
             kept[start : start + count] = True

@@ -14,7 +14,7 @@ from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
 from pruning.planning.protection import Protection, name_layers
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP
-from pruning.words import readable_size
+from pruning.words import counted, readable_size
 
 from .charts import COLOURS
 
@@ -81,9 +81,10 @@ def _groups(axes, plan: PruningPlan) -> None:
     for column, kind in enumerate(GROUP_TYPES):
         place = layers + 0.4 * column - 0.2
         axes.bar(place, shares[:, column], 0.4, color=COLOURS[kind], hatch=["", "//"][column], label=f"{kind} groups cut")
-    gone = (before - plan.kept_counts).sum(axis=0)
+    attention, mlp = (before - plan.kept_counts).sum(axis=0)
+    cut = f"{counted(attention, 'attention group')}, {counted(mlp, 'MLP channel')}"
     axes.set(ylabel="share of the groups", xlabel="layer", xlim=(-0.7, len(layers) - 0.3))
-    axes.set_title(f"3  groups chosen, lowest score first: {gone[0]:,} attention groups, {gone[1]:,} MLP channels", loc="left")
+    axes.set_title(f"3  groups chosen, lowest score first: {cut}", loc="left")
     _legend(axes)
 
 
@@ -98,7 +99,7 @@ def propagation_lines(plan: PruningPlan) -> list[str]:
     widths = [f"{n:,}" for n in width]
     return [
         f"layer {index}, which loses most",
-        f"KV heads {heads[0]} -> {heads[1]}; with each go its {r} query heads of {d} features",
+        f"KV heads {heads[0]} -> {heads[1]}; each takes along its {counted(r, 'query head')} of {d} features",
         f"    q_proj rows {queries[0]} -> {queries[1]}    k_proj, v_proj rows {keys[0]} -> {keys[1]}    "
         f"o_proj columns {queries[0]} -> {queries[1]}",
         f"MLP channels {widths[0]} -> {widths[1]}",

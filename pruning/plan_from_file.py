@@ -22,6 +22,7 @@ from .planning.plan import PruningPlan
 from .planning.planner import floors_from_settings, plan_from_settings
 from .planning.shape import GROUP_TYPES, ModelShape
 from .settings import PLAN_SETTINGS, Settings, canonical
+from .words import counted
 
 SOURCES = ("groups", "table", "plan")
 _DECIDED_BY_FILE = set(PLAN_SETTINGS) - {"min_kv_groups", "min_mlp_channels", "remove_empty_layers", "pruning_ratio"}
@@ -145,7 +146,7 @@ def check_floors(plan: PruningPlan, floors: Floors, path="plan.json") -> None:
     floor = floors.per_block(plan.shape)
     for layer, kind in zip(*np.nonzero(plan.kept_counts < floor), strict=True):
         kept, least = plan.kept_counts[layer, kind], floor[layer, kind]
-        reason = f"{kept} groups of kind {GROUP_TYPES[kind]} would stay, at least {least} must"
+        reason = f"{counted(kept, 'group')} of kind {GROUP_TYPES[kind]} would stay, at least {least} must"
         raise PruningError("plan_groups", path=path, layer=int(layer), reason=reason)
 
 
@@ -156,6 +157,6 @@ def _refuse_broken_floor(positions: np.ndarray, shape: ModelShape, floors: Floor
     for block in np.flatnonzero(np.bincount(blocks, minlength=len(may_go)) > may_go):
         row = int(np.flatnonzero(blocks == block)[may_go[block]])
         layer, kind = divmod(int(block), 2)
-        least = int(groups.block_sizes[block] - may_go[block])
-        reason = f"cut too, layer {layer} keeps fewer than {least} groups of kind {GROUP_TYPES[kind]}, which must stay"
+        least = counted(int(groups.block_sizes[block] - may_go[block]), "group")
+        reason = f"cut too, layer {layer} keeps fewer than {least} of kind {GROUP_TYPES[kind]}, which must stay"
         raise PruningError("table_row", path=path, row=row + 2, reason=reason)

@@ -1,4 +1,4 @@
-"""Numbers in words: bytes, seconds, and the sentences that hold counts.
+"""Numbers in words: bytes, seconds, counts, and the sentences that hold them.
 
     "{layers:,} {layers:layer goes|layers go}"  --FORMATTER.format(_, layers=1)-->  "1 layer goes"
 
@@ -31,6 +31,11 @@ def readable_duration(seconds: float, word: Callable[[str], str] = str) -> str:
             rest = whole % unit // part
             return f"{whole // unit} {word(name)}" + (f" {rest} {word(part_name)}" if rest else "")
     return f"{whole} {word('s')}"
+
+
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """`1 layer`, `30 layers`; `nouns` is the plural where it is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
 class SentenceFormatter(string.Formatter):

@@ -454,7 +454,7 @@ def test_a_list_that_breaks_a_floor_is_one_sentence_that_names_the_row(prune, fi
     header, *lines = finished.path("global_group_table.csv").read_text().splitlines()
     (tmp_path / "heads.csv").write_text("\n".join([header, *(line for line in lines if line.startswith("2,attention"))]))
     sentence = assert_refused(prune(command="apply", groups=tmp_path / "heads.csv"), prune.root)
-    assert sentence.endswith("row 5: cut too, layer 2 keeps fewer than 1 groups of kind attention, which must stay.")
+    assert sentence.endswith("row 5: cut too, layer 2 keeps fewer than 1 group of kind attention, which must stay.")
 
 
 def test_rows_without_a_sidecar_are_cut_with_a_warning_that_is_printed(prune, finished, tmp_path):

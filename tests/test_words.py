@@ -2,9 +2,10 @@
 
 import pytest
 
+from analysis.commands.perplexity import basis_sentence
 from pruning.errors import PruningError
 from pruning.planning.matrices import Check
-from pruning.words import FORMATTER, readable_size
+from pruning.words import FORMATTER, counted, readable_size
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,13 @@ from pruning.words import FORMATTER, readable_size
 )
 def test_bytes_are_in_powers_of_1024(count, words):
     assert readable_size(count) == words
+
+
+def test_a_counted_noun_agrees():
+    assert [counted(count, "layer") for count in (0, 1, 2, 1000)] == ["0 layers", "1 layer", "2 layers", "1,000 layers"]
+    assert [counted(count, "matrix", "matrices") for count in (1, 2)] == ["1 matrix", "2 matrices"]
+    basis = {"seq_len": 2, "windows": 1, "predicted_tokens": 1, "corpus_sha256": "0" * 64}
+    assert basis_sentence(basis) == "seq 2, 1 window, 1 predicted token, text 000000000000"
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "layer goes"), (1.0, "layer goes"), ("1", "layer goes"), (0, "layers go")])

@@ -10,7 +10,7 @@ from pruning.planning.matrices import layer_table
 from pruning.planning.memory import measuring_bytes
 from pruning.planning.plan import TARGET_BASES, PruningPlan, plan_totals
 from pruning.planning.shape import ModelShape
-from pruning.words import readable_size
+from pruning.words import counted, readable_size
 
 from ..model_files import ModelFiles, experiment_named, from_config, open_files, source_of
 from ..size import component_table
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(as_json(content | {"layers": layers, "components": component_table(model.shape)}))
         return 0
-    print(f"{model.name}: {model.shape.parameters:,} parameters, {model.shape.num_layers} layers\n")
+    print(f"{model.name}: {model.shape.parameters:,} parameters, {counted(model.shape.num_layers, 'layer')}\n")
     print(text_table(component_table(model.shape), {"parameters": count, "share": percent}) + "\n")
     print(text_table(_shown(layers), {"sparsity": percent, "before": count, "after": count}))
     print(f"\ntarget      {content['target'] or 'none: the plan stands for itself'}")

@@ -186,7 +186,8 @@ def _retention_sentence(shared) -> str:
     if not shared.layers:
         return f"{shared.kind}: nothing was cut"
     if shared.is_shared:
-        return f"{shared.kind}: all {len(shared.layers)} cut layers keep {shared.retention:.2%}"
+        cut = "the only cut layer keeps" if len(shared.layers) == 1 else f"all {len(shared.layers)} cut layers keep"
+        return f"{shared.kind}: {cut} {shared.retention:.2%}"
     others = ", ".join(f"{layer}: {value:.2%}" for layer, value in shared.outliers.items())
     if shared.retention is None:
         return f"{shared.kind}: no two of the {len(shared.layers)} cut layers keep the same share ({others})"

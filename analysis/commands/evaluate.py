@@ -15,7 +15,7 @@ from pruning.errors import PruningError
 from pruning.experiment import write_whole
 from pruning.files import write_csv
 from pruning.settings import SETTINGS
-from pruning.words import readable_size
+from pruning.words import counted, readable_size
 
 from ..evaluation import Evaluation, evaluate_all
 from ..model_files import experiment_named, folder_to_load
@@ -126,7 +126,7 @@ def _show(table: pd.DataFrame, results: list[dict]) -> None:
         print(f"{key}: {basis_sentence(basis)}")
     for latency in first["latency"][:1]:
         rounds = f"median of {latency['repeats']} after one to warm up"
-        print(f"speed: {latency['prompt_tokens']} tokens read, {latency['new_tokens']} written, {rounds}")
+        print(f"speed: {counted(latency['prompt_tokens'], 'token')} read, {latency['new_tokens']} written, {rounds}")
     if "peak_bytes" in first:
         print("peak memory: loading the model and generating, beyond what the process held before")
 

@@ -6,6 +6,7 @@ import sys
 from pruning.errors import PruningError
 from pruning.runs.environment import prepare_this_process
 from pruning.settings import SETTINGS, resolve
+from pruning.words import counted
 
 from ..model_files import folder_to_load
 from .arguments import MODEL, add_json, add_output_root
@@ -99,10 +100,8 @@ def run(args: argparse.Namespace) -> int:
 
 def basis_sentence(basis: dict) -> str:
     stride = f", stride {basis['stride']}" if "stride" in basis else ""
-    return (
-        f"seq {basis['seq_len']}{stride}, {basis['windows']:,} windows, {basis['predicted_tokens']:,} predicted tokens, "
-        f"text {basis['corpus_sha256'][:12]}"
-    )
+    windows, predicted = counted(basis["windows"], "window"), counted(basis["predicted_tokens"], "predicted token")
+    return f"seq {basis['seq_len']}{stride}, {windows}, {predicted}, text {basis['corpus_sha256'][:12]}"
 
 
 def _progress(model: str):

@@ -4,7 +4,7 @@ import argparse
 
 from pruning.errors import PruningError
 from pruning.experiment import list_experiments
-from pruning.words import readable_size
+from pruning.words import counted, readable_size
 
 from ..model_files import ModelFiles, open_files
 from ..size import experiment_sizes, size_change, size_table
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     print(text_table(size_table(models).rename(columns=_COLUMNS), {_COLUMNS[n]: f for n, f in _BYTES.items()}))
     for model in models:
         if len(_files(model)) > 1:
-            print(f"\n{model.name}: {len(_files(model))} weight files")
+            print(f"\n{model.name}: {counted(len(_files(model)), 'weight file')}")
             print("\n".join(f"  {name}  {readable_size(size)}" for name, size in _files(model).items()))
     if change is not None:
         print(f"\n{size_sentence(change)}")

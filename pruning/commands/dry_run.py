@@ -22,7 +22,7 @@ from ..runs.measure import Measurement
 from ..runs.status import BASELINE, MEASURE
 from ..settings import Settings, plan_settings
 from ..strategies import STRATEGIES
-from ..words import readable_size
+from ..words import counted, readable_size
 
 _BYTES_PER_ROW = 75  # of a group table's CSV, measured on the demo model's
 _STREAMING_BYTES = 500 * 10**6  # libraries and parts of a tensor, whatever the model
@@ -30,7 +30,8 @@ _STREAMING_BYTES = 500 * 10**6  # libraries and parts of a tensor, whatever the 
 
 def show(job: str, header: CheckpointHeader, settings: Settings) -> int:
     """Prints the figures, each with its basis; returns the exit code."""
-    rows = [("model", f"{settings.base_model}, {header.shape.parameters:,} parameters, {header.shape.num_layers} layers")]
+    layers = counted(header.shape.num_layers, "layer")
+    rows = [("model", f"{settings.base_model}, {header.shape.parameters:,} parameters, {layers}")]
     rows += [("head", OWN_HEAD)] if header.keeps_head else []
     plan = None
     if job == BASELINE:
@@ -73,13 +74,17 @@ def _measured(
 def _of_plan(plan: PruningPlan, basis: str, header: CheckpointHeader, settings: Settings) -> list[tuple[str, str]]:
     totals = plan_totals(plan, BYTES_PER_PARAMETER.get(header.dtype, 2))
     target = f"{settings.pruning_ratio:.2%} of {TARGET_BASES[plan.target_basis]}"
-    groups = f"{totals.attention_groups_removed:,} attention groups, {totals.mlp_channels_removed:,} MLP channels"
+    cut = (
+        counted(totals.attention_groups_removed, "attention group"),
+        counted(totals.mlp_channels_removed, "MLP channel"),
+        counted(totals.layers_removed, "layer"),
+    )
     asked = f", asked {target}" if "pruning_ratio" in plan.settings else ""
     return [
         ("plan", f"from {basis}"),
         ("ratio", f"{plan.actual_ratio:.2%} of all parameters{asked}"),
         ("parameters", f"{header.shape.parameters:,} -> {totals.parameters_after:,}"),
-        ("cut", f"{groups}, {totals.layers_removed} layers"),
+        ("cut", ", ".join(cut)),
     ]
 
 

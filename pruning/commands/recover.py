@@ -14,7 +14,7 @@ from ..runs.permissions import Permissions
 from ..runs.requests import Request, settings_asked_for
 from ..settings import OF_THE_PERSON, SETTINGS, Settings, canonical, defaults_of, resolve
 from ..strategies import DEFAULT_STRATEGY
-from ..words import readable_duration, readable_size
+from ..words import counted, readable_duration, readable_size
 from .arguments import add_flag, given_settings, named_as_now
 from .exits import telling_how_to_go_on
 from .run import tell_summary
@@ -118,8 +118,8 @@ def _repair_in_words(tokens: int, seconds: float | None) -> str:
     """What the repair takes; None seconds: there is none left to do."""
     if seconds is None:
         return "the cut model is repaired already"
-    time = readable_duration(seconds)
-    return f"the repair reads {tokens:,} tokens: about {time}, from layers that were timed on some of them"
+    read, time = counted(tokens, "token"), readable_duration(seconds)
+    return f"the repair reads {read}: about {time}, from layers that were timed on some of them"
 
 
 def _show_training(cost: dict) -> None:
@@ -128,7 +128,7 @@ def _show_training(cost: dict) -> None:
     time = readable_duration(cost["seconds"])
     rows = [
         ("parameters trained", f"{cost['trained_parameters']:,} of {cost['parameters']:,}"),
-        ("steps", f"{cost['steps']:,}, {cost['tokens']:,} tokens"),
+        ("steps", f"{cost['steps']:,}, {counted(cost['tokens'], 'token')}"),
         ("memory", f"about {readable_size(cost['memory_bytes'])}: {memory}"),
         ("time", f"about {time}: {cost['seconds_per_step']:.2f} s for a step, timed on the second of two"),
     ]

@@ -23,7 +23,7 @@ from ..runs.requests import Request
 from ..runs.status import BASELINE, MEASURE
 from ..settings import OF_THE_FOLDER, OF_THE_PERSON, Settings, canonical, resolve
 from ..strategies import STRATEGIES
-from ..words import readable_size
+from ..words import counted, readable_size
 from .arguments import given_settings, named_as_now, refuse_missing_folder, strategy_of
 from .exits import telling_how_to_go_on
 
@@ -218,7 +218,8 @@ def summary(experiment: Experiment) -> str:
         basis = metrics["basis"]
         for dataset, value in values.items():
             shown = "infinite" if value is None else f"{value:.2f}"
-            rows.append((f"perplexity {stage}", f"{shown} ({dataset}, seq {basis['seq_len']}, {basis['windows']} windows)"))
+            windows = counted(basis["windows"], "window")
+            rows.append((f"perplexity {stage}", f"{shown} ({dataset}, seq {basis['seq_len']}, {windows})"))
     if experiment.has("model"):
         rows.append(("model", str(experiment.model_folder)))
     elif experiment.is_measured and not experiment.is_cut:

@@ -11,7 +11,7 @@ from ..planning.families import PRUNED_PREFIX
 from ..planning.plan import TARGET_BASES, PruningPlan
 from ..planning.shape import LayerShape
 from ..settings import Settings, merged
-from ..words import readable_size
+from ..words import counted, readable_size
 from .formats import FORMATS, HF, PLAN, SINGLE_FILES
 
 _WHY_CODE = (
@@ -92,7 +92,7 @@ def _recovered(recovery: dict | None) -> str | None:
     if not recovery:
         return None
     distilled = ", distilled from the unpruned model" if recovery["distill_weight"] else ""
-    return f"{recovery['method']}, {recovery['steps']:,} steps of {recovery['tokens_per_step']:,} tokens{distilled}"
+    return f"{recovery['method']}, {counted(recovery['steps'], 'step')} of {recovery['tokens_per_step']:,} tokens{distilled}"
 
 
 def _groups(layers: tuple[LayerShape, ...]) -> int:
@@ -125,11 +125,10 @@ def _perplexity(metrics: dict) -> str | None:
 
 
 def _basis(basis: dict) -> str:
-    parts = [
-        f"{basis[name]:,} {unit}" for name, unit in (("windows", "windows"), ("seq_len", "tokens each")) if basis.get(name)
-    ]
+    nouns = (("windows", "window", "windows"), ("seq_len", "token each", "tokens each"))
+    parts = [counted(basis[name], one, more) for name, one, more in nouns if basis.get(name)]
     measured = f"Measured on {' of '.join(parts)}" if parts else "Measured"
-    predicted = f", {basis['predicted_tokens']:,} predicted tokens" if basis.get("predicted_tokens") else ""
+    predicted = f", {counted(basis['predicted_tokens'], 'predicted token')}" if basis.get("predicted_tokens") else ""
     return f"{measured}{predicted}; each window on its own."
 
 

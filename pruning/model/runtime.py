@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from ..errors import PruningError
+from ..words import counted
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL_HEAD_DIM = 16  # up to here, and not in float32, the backward of sdpa on CPU takes twice as long as eager's
@@ -30,7 +31,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # fails on `meta` too, which computes nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        choices = f"; there are {torch.cuda.device_count()} GPUs and the cpu"
+        choices = f"; this machine has {counted(torch.cuda.device_count(), 'GPU')} and the cpu"
         raise PruningError("device", device=name, choices=choices) from error
     return device
 

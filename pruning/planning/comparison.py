@@ -12,6 +12,7 @@ from ..planning.group_table import GroupTable
 from ..planning.groups import GroupIndex
 from ..planning.plan import PruningPlan
 from ..planning.shape import GROUP_TYPES, MLP, ModelShape
+from ..words import counted
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,10 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 def _same_model(first: ModelShape, second: ModelShape) -> None:
     if first != second:
+        layers = counted(first.num_layers, "layer")
         raise ValueError(
-            f"These belong to two models: one has {first.num_layers} layers and {first.parameters:,} parameters, the other "
-            f"{second.num_layers} and {second.parameters:,}. Choose two experiments of one model."
+            f"These belong to two models: one has {layers} and {first.parameters:,} parameters, the other {second.num_layers} "
+            f"and {second.parameters:,}. Choose two experiments of one model."
         )
 
 

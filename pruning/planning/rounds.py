@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import PruningError
 from ..settings import Settings
+from ..words import counted
 from .group_table import GroupTable
 from .layer_importance import LayerImportance
 from .plan import PruningPlan
@@ -54,7 +55,8 @@ def plan_in_rounds(
         removed = ~planned.plan.kept
         fresh = table.sorted(np.setdiff1d(np.flatnonzero(removed), gone))
         gone = np.concatenate([gone[removed[gone]], fresh])
-        say(f"    round {number} of {rounds}: {len(fresh):,} groups go, {planned.plan.actual_ratio:.2%} so far")
+        going = counted(len(fresh), "group goes", "groups go")
+        say(f"    round {number} of {rounds}: {going}, {planned.plan.actual_ratio:.2%} so far")
     of_plan = planned.plan.settings | {"pruning_ratio": target, "iterative_steps": rounds}
     measured = replace(table, source=table.source | {"iterative_steps": rounds})
     return replace(planned, plan=replace(planned.plan, settings=of_plan)), measured

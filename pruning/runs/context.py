@@ -14,6 +14,7 @@ from ..model.held_out import HeldOutText
 from ..model.runtime import resolve_device
 from ..planning.checkpoint_header import OWN_HEAD, CheckpointHeader
 from ..settings import Settings
+from ..words import counted
 from .permissions import Permissions
 from .progress import Progress
 
@@ -77,7 +78,8 @@ def open_model(run: Run) -> CheckpointHeader:
         run.experiment.write_model(header, {"python": platform.python_version()} | libraries)
     elif known != header.fingerprint:
         raise PruningError("plan_other_model", path=run.experiment.folder, found=known[:12], expected=header.fingerprint[:12])
-    run.progress.say(f"    {run.settings.base_model}: {header.shape.parameters:,} parameters, {header.shape.num_layers} layers")
+    layers = counted(header.shape.num_layers, "layer")
+    run.progress.say(f"    {run.settings.base_model}: {header.shape.parameters:,} parameters, {layers}")
     if header.keeps_head and known is None:
         run.progress.say(f"    {OWN_HEAD}")
     return header

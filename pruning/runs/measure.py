@@ -26,6 +26,7 @@ from ..planning.layer_importance import LayerImportance
 from ..planning.plan import PruningPlan
 from ..planning.planner import measured_layers, needs_layer_importance
 from ..settings import Settings
+from ..words import counted
 from .context import Run, open_model, warm_model
 from .progress import Progress
 
@@ -85,9 +86,8 @@ class Measurement:
             source["calibration"] |= used
             table = GroupTable(shape, importance, source)
             self.experiment.write_table(table)
-            progress.say(
-                f"    {len(table.order):,} groups scored by {method.name}" + (f" on {len(samples)} samples" if used else "")
-            )
+            text = f" on {counted(len(samples), 'sample')}" if used else ""
+            progress.say(f"    {counted(len(table.order), 'group')} scored by {method.name}{text}")
 
     def again(self, progress: Progress, loaded: LoadedModel, plan: PruningPlan, detail: str) -> np.ndarray:
         """Importance of the groups that `plan` keeps, measured on what it leaves of the model, [groups] float64."""
@@ -147,7 +147,8 @@ class Measurement:
             batch_size = settings.gradient_batch_size
             layers = measure_layers(method, loaded.model, samples, batch_size, progress.advance, source)
             self.experiment.write_layer_importance(layers)
-            progress.say(f"    most important: layer {int(layers.importance.argmax())}; on {len(samples)} samples")
+            text = counted(len(samples), "sample")
+            progress.say(f"    most important: layer {int(layers.importance.argmax())}; on {text}")
 
     def _take_over_layers(self, progress: Progress) -> bool:
         if self.measured_layers_of(self.experiment):
@@ -207,7 +208,8 @@ class Measurement:
         settings, corpus = self.settings, self.corpus
         samples = draw_samples(corpus, loaded.tokenizer, count, settings.seq_len, settings.seed)
         if len(samples) < count:
-            progress.say(f"    the text gives {len(samples)} windows, {count} were asked for: all are used")
+            windows = counted(len(samples), "window")
+            progress.say(f"    the text gives {windows}, {count} were asked for: all of the text is used")
         progress.advance(0, len(samples))
         return samples
 

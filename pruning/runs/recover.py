@@ -27,7 +27,7 @@ from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
 from ..planning.recovery_cost import recovery_cost
 from ..settings import Settings
-from ..words import readable_duration
+from ..words import counted, readable_duration
 from .context import Run, load_held_out, saved_dtype
 from .measured_cost import FORMAT_VERSION as COST_VERSION
 from .permissions import Permissions
@@ -166,7 +166,7 @@ def measure_cost(run: Run) -> None:
         if cost["repair_seconds"] is not None:
             run.progress.say(f"    the repair about {readable_duration(cost['repair_seconds'])}")
         if asked.finetune:
-            run.progress.say(f"    {cost['steps']:,} steps, about {readable_duration(cost['seconds'])}")
+            run.progress.say(f"    {counted(cost['steps'], 'step')}, about {readable_duration(cost['seconds'])}")
 
 
 def cost_of_recovery(experiment: Experiment, settings: Settings, permissions: Permissions = Permissions()) -> dict:

@@ -16,6 +16,7 @@ from ..model.repair import DAMPING, RepairedMatrix, reconstruct, seconds_to_reco
 from ..planning.kept_indices import tensor_cut
 from ..planning.plan import PruningPlan
 from ..settings import Settings
+from ..words import counted
 from .context import Run, saved_dtype
 from .recovery_settings import repair_asked_for
 from .results import round_as_saved
@@ -37,7 +38,8 @@ def repair(run: Run, source: LoadedModel, pruned: PreTrainedModel, plan: Pruning
             run.progress.advance,
             lambda matrix: run.progress.say(_in_words(matrix)),
         )
-        run.progress.say(f"    {len(repaired)} matrices repaired on {samples.numel():,} tokens of {corpus.key}")
+        matrices, tokens = counted(len(repaired), "matrix", "matrices"), counted(samples.numel(), "token")
+        run.progress.say(f"    {matrices} repaired on {tokens} of {corpus.key}")
     for parameter in source.model.parameters():
         parameter.data = parameter.new_empty(0)
     round_as_saved(pruned, saved_dtype(source, run.settings))

@@ -17,6 +17,7 @@ from ..model.held_out import HeldOutText, perplexity
 from ..planning.checkpoint_header import CheckpointHeader, TensorHeader
 from ..planning.matrices import actual_matrix_table, checks, other_tensors
 from ..planning.plan import PruningPlan
+from ..words import counted
 from .context import Run, saved_dtype
 from .export import check_windows, checked
 from .progress import Progress
@@ -29,9 +30,8 @@ def record_perplexity(run: Run, stage: str, model: PreTrainedModel, text: HeldOu
     value = perplexity(model, text.windows, batch_size, on_progress=run.progress.advance)
     basis = text.basis
     run.experiment.record_perplexity(stage, basis, _finite(value))
-    run.progress.say(
-        f"    perplexity {stage}: {value:.2f} ({basis['dataset']}, seq {basis['seq_len']}, {basis['windows']} windows)"
-    )
+    windows = counted(basis["windows"], "window")
+    run.progress.say(f"    perplexity {stage}: {value:.2f} ({basis['dataset']}, seq {basis['seq_len']}, {windows})")
 
 
 def was_measured(experiment: Experiment, stage: str, text: HeldOutText) -> bool:
@@ -96,7 +96,7 @@ def say_empty_layers(progress: Progress, plan: PruningPlan) -> None:
         return
     with progress.step("empty_layers"):
         gone = plan.shape.num_layers - len(plan.kept_layers)
-        progress.say(f"    {gone} layers removed, {len(plan.kept_layers)} left")
+        progress.say(f"    {counted(gone, 'layer')} removed, {len(plan.kept_layers)} left")
 
 
 def describe_cut(

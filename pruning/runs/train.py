@@ -33,6 +33,7 @@ from ..model.training import recover as train
 from ..model.training_text import TrainingText, load_training_text
 from ..planning.recovery_cost import total_steps
 from ..settings import Settings, parts_of
+from ..words import counted
 from .context import Run
 from .progress import Progress
 from .recovery_settings import OF_TRAINING
@@ -146,7 +147,8 @@ def train_cut_model(
     run.experiment.path(RECOVERY_FOLDER).mkdir(exist_ok=True)
     with run.progress.step("recovery", training.steps, "steps", detail=f"{training.method} training on {data.text.key}"):
         if data.text.unanswered:
-            run.progress.say(f"    {data.text.unanswered:,} instructions without an answer are left out")
+            left_out = counted(data.text.unanswered, "instruction without an answer is", "instructions without an answer are")
+            run.progress.say(f"    {left_out} left out")
         try:
             result = train(
                 model,

@@ -42,7 +42,7 @@ def test_the_row_that_breaks_a_floor_is_named_as_a_spreadsheet_counts():
     with pytest.raises(PruningError) as caught:
         plan_from_rows(faulty, small_shape(), Floors(), path="mine.csv")
     assert str(caught.value) == (
-        "mine.csv, row 5: cut too, layer 2 keeps fewer than 1 groups of kind attention, which must stay."
+        "mine.csv, row 5: cut too, layer 2 keeps fewer than 1 group of kind attention, which must stay."
     )
     assert plan_from_rows(faulty, small_shape(), Floors(remove_empty_layers=True)).kept_counts[2].tolist() == [0, 5]
 
@@ -53,7 +53,7 @@ def test_higher_floors_are_kept_too():
 
 
 def test_layer_0_keeps_attention_though_layers_may_be_emptied():
-    with pytest.raises(PruningError, match="row 3: cut too, layer 0 keeps fewer than 1 groups of kind attention"):
+    with pytest.raises(PruningError, match="row 3: cut too, layer 0 keeps fewer than 1 group of kind attention"):
         plan_from_rows(rows((0, "attention", 0), (0, "attention", 1)), small_shape(), Floors(remove_empty_layers=True))
 
 

@@ -185,7 +185,7 @@ def test_a_list_that_breaks_a_floor_names_the_row(run):
     channels = pd.read_csv(run.path(TABLE)).query("layer_idx == 4 and group_type == 'mlp'")
     edit(run.path(GROUPS), lambda _: channels)
     assert fault(run.path(GROUPS)) == (
-        f"{GROUPS}, row 21: cut too, layer 4 keeps fewer than 1 groups of kind mlp, which must stay."
+        f"{GROUPS}, row 21: cut too, layer 4 keeps fewer than 1 group of kind mlp, which must stay."
     )
     assert chosen(run.path(GROUPS), remove_empty_layers=True).plan.kept_counts[4].tolist() == [2, 0]
 

@@ -35,7 +35,7 @@ from ...planning.plan import PruningPlan
 from ...planning.recovery_cost import recipe
 from ...planning.shape import ATTENTION, MLP
 from ...settings import SETTINGS, Settings
-from ...words import readable_duration
+from ...words import counted, readable_duration
 from ..context import Run, load_held_out, load_model
 from ..train import TrainingData, training_data, training_from_settings
 from . import findings
@@ -120,8 +120,8 @@ class _Study:
     def finish(self) -> None:
         self.finding = replace(self.finding, finished=True)
         self.keep()
-        time_taken = readable_duration(self.finding.seconds)
-        self.run.progress.say(f"    {self.wanted.experiment}: {len(self.finding.points)} points, {time_taken}")
+        points, time_taken = counted(len(self.finding.points), "point"), readable_duration(self.finding.seconds)
+        self.run.progress.say(f"    {self.wanted.experiment}: {points}, {time_taken}")
 
     # scores -----------------------------------------------------------------------------------------------------------
 
