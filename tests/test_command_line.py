@@ -33,7 +33,7 @@ MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gat
 FILES = {
     *("description.txt", "global_group_table.csv", "global_group_table.csv.json", "groups_to_prune.csv"),
     *("groups_to_prune.csv.json", "plan.json", "metrics.json", "pruning_analysis.csv", "samples.json", "job.json"),
-    *("<time>", "<time>/training.log", "model", "pruning_strategy.png"),
+    *("<time>", "<time>/training.log", "model", "pruning_strategy.png", "request.json"),
 }
 
 
@@ -341,10 +341,10 @@ def test_settings_that_cannot_be_are_one_sentence(prune, changes, sentence):
         (
             "uniform",
             {"protected_layers": "0"},
-            "`uniform` cuts every layer alike, so `protected_layers` cannot be used with it.",
+            "This strategy cuts every layer alike, so `protected_layers` cannot be used with it.",
         ),
-        ("uniform", {"block_mlp_layer_start": 1}, "`uniform` cuts every layer alike, so `block_mlp_layer_start` cannot be"),
-        ("uniform", {"freeze_top_n_layers": 1}, "`uniform` cuts every layer alike, so `freeze_top_n_layers` cannot be used"),
+        ("uniform", {"block_mlp_layer_start": 1}, "This strategy cuts every layer alike, so `block_mlp_layer_start` cannot be"),
+        ("uniform", {"freeze_top_n_layers": 1}, "This strategy cuts every layer alike, so `freeze_top_n_layers` cannot be used"),
         ("uniform", {"ratio_basis": "selected"}, "`uniform` and `ratio_basis selected` cannot be used together."),
         ("uniform", {"pruning_ratio": 0.5}, "0.5 of all parameters cannot be removed"),
         (
@@ -627,7 +627,7 @@ def test_ctrl_c_stops_a_run_and_says_so(source, tmp_path):
     assert run.returncode == 130 and complaint == f"Continue with: python -m pruning global {goes_on}\nStopped.\n"
     status = read_status(experiment)
     assert (status.state, status.step) == ("cancelled", "gradients")
-    assert files_of(experiment) == {"description.txt", "job.json", "<time>", "<time>/training.log"}
+    assert files_of(experiment) == {"description.txt", "request.json", "job.json", "<time>", "<time>/training.log"}
 
 
 # help -----------------------------------------------------------------------------------------------------------------

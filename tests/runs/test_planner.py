@@ -333,7 +333,7 @@ def test_hand_changes_that_cannot_be_are_explained(given, sentence):
         ("layer", {"pruning_distribution": "auto"}, "`pruning_distribution` is auto, which only `global` knows"),
         ("layer", {"pruning_distribution": "0:0"}, "`pruning_distribution` is '0:0'; write auto, or attention:MLP shares"),
         ("global", {"pruning_distribution": "2-8"}, "`pruning_distribution` is '2-8'"),
-        ("uniform", {"protected_layers": "1"}, "`uniform` cuts every layer alike, so `protected_layers` cannot be used"),
+        ("uniform", {"protected_layers": "1"}, "This strategy cuts every layer alike, so `protected_layers` cannot be used"),
         ("uniform", {"layer_start": 1}, "so `layer_start` cannot be used"),
         ("uniform", {"layer_end": 3}, "so `layer_end` cannot be used"),
         ("uniform", {"freeze_top_n_layers": 1}, "so `freeze_top_n_layers` cannot be used"),
