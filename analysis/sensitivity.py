@@ -1,6 +1,6 @@
 """The numbers that the Learn page fills into its sentences, each from files or sizes of the open experiment. No torch.
 
-A `finding` is what pruning/runs/sensitivity/findings.py reads: `points`, `whole`, `perplexity`, `request.options`.
+A `result` is what pruning/runs/sensitivity/results.py reads: `points`, `whole`, `perplexity`, `question.options`.
 """
 
 import math
@@ -24,11 +24,11 @@ _ROOTS = 2  # of a layer: k_proj for attention, gate_proj for the MLP
 # zeros or a smaller matrix --------------------------------------------------------------------------------------------
 
 
-def matrix_numbers(finding) -> dict:
+def matrix_numbers(result) -> dict:
     """What chapter 1 says of its matrix: sizes, bytes in words, milliseconds, and how many times as fast each is."""
-    dense, zeros, smaller = (finding.whole[name] for name in ("dense", "zeros", "smaller"))
+    dense, zeros, smaller = (result.whole[name] for name in ("dense", "zeros", "smaller"))
     return {
-        "layer": finding.request.options["layer"],
+        "layer": result.question.options["layer"],
         "share": 1 - smaller["shape"][0] / dense["shape"][0],
         "rows": dense["shape"][0],
         "rows_left": smaller["shape"][0],
@@ -38,7 +38,7 @@ def matrix_numbers(finding) -> dict:
         "bytes_per_weight": dense["bytes"] // (dense["shape"][0] * dense["shape"][1]),
         "bytes_zeros": readable_size(zeros["bytes"]),
         "bytes_smaller": readable_size(smaller["bytes"]),
-        "tokens": finding.whole["tokens"],
+        "tokens": result.whole["tokens"],
         "milliseconds": dense["milliseconds"],
         "milliseconds_zeros": zeros["milliseconds"],
         "milliseconds_smaller": smaller["milliseconds"],
@@ -201,16 +201,16 @@ class StrategyRow:
         return f"{100 * self.attention:.0f} : {100 * (1 - self.attention):.0f}"
 
 
-def strategy_rows(finding, plans: list[PruningPlan]) -> list[StrategyRow]:
-    """One row per strategy; `plans` are those that the finding's points were measured by."""
+def strategy_rows(result, plans: list[PruningPlan]) -> list[StrategyRow]:
+    """One row per strategy; `plans` are those that the result's points were measured by."""
     rows = []
-    for point, plan in zip(finding.points, plans, strict=True):
+    for point, plan in zip(result.points, plans, strict=True):
         gone = plan.removed_parameters.sum(axis=1)
         prunable = np.array([layer.attention_parameters + layer.mlp_parameters for layer in plan.shape.layers])
         rows.append(
             StrategyRow(
                 point["strategy"],
-                finding.request.options["ratio"],
+                result.question.options["ratio"],
                 point["actual_ratio"],
                 point["attention"] / point["removed"],
                 int((gone > 0).sum()),
@@ -223,9 +223,9 @@ def strategy_rows(finding, plans: list[PruningPlan]) -> list[StrategyRow]:
     return rows
 
 
-def strategy_verdict(finding) -> str:
+def strategy_verdict(result) -> str:
     """`layer` or `global`, the one that is better beyond chance on these windows; `unclear`."""
-    difference = finding.whole["difference"]
+    difference = result.whole["difference"]
     if not difference["is_clear"]:
         return UNCLEAR
     return "layer" if difference["mean"] > 0 else "global"
@@ -302,12 +302,12 @@ class RankedLayers:
         return "-" if self.spearman is None else f"{self.spearman:+.2f}"
 
 
-def foresight_ranks(finding, kind: str) -> list[RankedLayers]:
+def foresight_ranks(result, kind: str) -> list[RankedLayers]:
     """The measured ranks, then those of each method, best Spearman correlation with them first."""
-    measured = [point["rise"] for point in sorted(finding.points, key=lambda p: p["layer"]) if point["kind"] == kind]
+    measured = [point["rise"] for point in sorted(result.points, key=lambda p: p["layer"]) if point["kind"] == kind]
     methods = [
-        RankedLayers(method, _rank(of_kind[kind]), finding.whole["spearman"][method][kind])
-        for method, of_kind in finding.whole["foreseen"].items()
+        RankedLayers(method, _rank(of_kind[kind]), result.whole["spearman"][method][kind])
+        for method, of_kind in result.whole["foreseen"].items()
     ]
     methods.sort(key=lambda row: -2.0 if row.spearman is None else -row.spearman)
     return [RankedLayers(None, _rank(measured), None), *methods]
@@ -317,13 +317,13 @@ def _rank(values: list[float]) -> np.ndarray:
     return pd.Series(values).rank(ascending=False, method="average").to_numpy()
 
 
-def layer_numbers(finding) -> dict:
+def layer_numbers(result) -> dict:
     """What chapter 6 says: the layers that matter most and least when cut alone, and the scores that foresaw it."""
-    numbers = {"perplexity": finding.perplexity, "share": finding.request.options["share"]}
-    numbers["samples"] = finding.request.options["samples"]
+    numbers = {"perplexity": result.perplexity, "share": result.question.options["share"]}
+    numbers["samples"] = result.question.options["samples"]
     for kind in GROUP_TYPES:
-        of_kind = sorted((p for p in finding.points if p["kind"] == kind), key=lambda p: -p["rise"])
-        ranked = foresight_ranks(finding, kind)[1:]
+        of_kind = sorted((p for p in result.points if p["kind"] == kind), key=lambda p: -p["rise"])
+        ranked = foresight_ranks(result, kind)[1:]
         numbers |= {
             f"{kind}_most": of_kind[0]["layer"],
             f"{kind}_most_perplexity": of_kind[0]["perplexity"] or float("inf"),
@@ -350,13 +350,13 @@ class OverSeeds:
     highest: float
 
 
-def mean_by_ratio(finding, scenario: str) -> list[OverSeeds]:
+def mean_by_ratio(result, scenario: str) -> list[OverSeeds]:
     """Perplexity of `all` or `protected` at each ratio, over the seeds that have one, lowest ratio first."""
     found = []
-    for ratio in finding.request.options["ratios"]:
+    for ratio in result.question.options["ratios"]:
         values = [
             point[scenario]["perplexity"]
-            for point in finding.points
+            for point in result.points
             if point["ratio"] == ratio and scenario in point and point[scenario]["perplexity"] is not None
         ]
         if values:
@@ -364,19 +364,19 @@ def mean_by_ratio(finding, scenario: str) -> list[OverSeeds]:
     return found
 
 
-def protection_verdicts(finding) -> list[dict]:
+def protection_verdicts(result) -> list[dict]:
     """For each ratio what protection does: `verdict`, both mean perplexities, and the difference in loss over the seeds.
 
     It `helps` (or `hurts`) where the difference has that sign at every seed, each time by more than two standard errors.
     """
     rows = []
-    for ratio in finding.request.options["ratios"]:
-        differences = [p["difference"] for p in finding.points if p["ratio"] == ratio and "difference" in p]
+    for ratio in result.question.options["ratios"]:
+        differences = [p["difference"] for p in result.points if p["ratio"] == ratio and "difference" in p]
         if not differences:
             continue
         clear = {HURTS if d["mean"] > 0 else HELPS for d in differences if d["is_clear"]}
         agreed = len(clear) == 1 and all(d["is_clear"] for d in differences)
-        means = {name: {m.ratio: m.mean for m in mean_by_ratio(finding, name)} for name in ("all", "protected")}
+        means = {name: {m.ratio: m.mean for m in mean_by_ratio(result, name)} for name in ("all", "protected")}
         rows.append(
             {
                 "ratio": ratio,
@@ -390,7 +390,7 @@ def protection_verdicts(finding) -> list[dict]:
     return rows
 
 
-def trained_verdicts(finding) -> list[dict]:
+def trained_verdicts(result) -> list[dict]:
     """For each ratio what protection does after the same training: `verdict`, perplexities of both cuts alone and trained,
     and the difference in loss of the trained ones with its standard error.
     """
@@ -405,7 +405,7 @@ def trained_verdicts(finding) -> list[dict]:
             "difference": point["difference"]["mean"],
             "error": point["difference"]["error"] or 0.0,
         }
-        for point in finding.points
+        for point in result.points
         if "difference" in point
     ]
 
@@ -420,28 +420,28 @@ def _perplexity(figures: dict) -> float:
     return np.inf if figures["perplexity"] is None else figures["perplexity"]
 
 
-def protection_in_all(finding) -> str:
+def protection_in_all(result) -> str:
     """One word for all ratios: `helps`, `hurts`, `unclear` where all agree, `none` where there is none, else `mixed`."""
-    verdicts = {row["verdict"] for row in protection_verdicts(finding)} or {"none"}
+    verdicts = {row["verdict"] for row in protection_verdicts(result)} or {"none"}
     return verdicts.pop() if len(verdicts) == 1 else "mixed"
 
 
-def unreached(finding) -> list[dict]:
+def unreached(result) -> list[dict]:
     """The points that have no plan, each with its `reason`."""
-    return [point for point in finding.points if "reason" in point]
+    return [point for point in result.points if "reason" in point]
 
 
-def best_of_grid(finding) -> dict | None:
+def best_of_grid(result) -> dict | None:
     """The point of the grid with the lowest loss: `first`, `last`, `perplexity`, `difference` to no protection."""
-    reached = [point for point in finding.points if "rise" in point]
+    reached = [point for point in result.points if "rise" in point]
     return min(reached, key=lambda point: point["rise"]) if reached else None
 
 
-def best_splits(finding) -> list[dict]:
+def best_splits(result) -> list[dict]:
     """For each ratio the best split that was tried and what the scores chose: `ratio`, `best`, `own` (points)."""
     rows = []
-    for ratio in finding.request.options["ratios"]:
-        reached = [p for p in finding.points if p["ratio"] == ratio and "rise" in p]
+    for ratio in result.question.options["ratios"]:
+        reached = [p for p in result.points if p["ratio"] == ratio and "rise" in p]
         fixed, own = [p for p in reached if p["split"] != "auto"], [p for p in reached if p["split"] == "auto"]
         if fixed and own:
             rows.append({"ratio": ratio, "best": min(fixed, key=lambda p: p["rise"]), "own": own[0]})

@@ -21,9 +21,9 @@ from pruning.model.checkpoint import LoadedModel
 from pruning.model.held_out import HeldOutText, perplexity
 from pruning.model.importance import measure_groups
 from pruning.model.masking import masked
-from pruning.model.repair import reconstruct
+from pruning.model.repair import repair
 from pruning.model.surgery import cut
-from pruning.model.training import Training, recover
+from pruning.model.training import Training, train
 from pruning.model.training_text import load_training_text
 from pruning.planning.group_table import GroupTable
 from pruning.planning.plan import PruningPlan
@@ -78,7 +78,7 @@ class Recoveries:
             parameter.data = parameter.data.clone()
         if way not in _NOT_REPAIRED:
             windows = self._windows(-(-self.args.tokens // self.args.seq_len))
-            reconstruct(self.loaded.model, model, plan, windows, 2 * _BATCH_SIZE)
+            repair(self.loaded.model, model, plan, windows, 2 * _BATCH_SIZE)
             round_as_saved(model, self.loaded.saved_dtype)
         if way in _TRAINED:
             model = self._trained(model, self.args.distill_weight if way == DISTILLED else 0.0)
@@ -115,7 +115,7 @@ class Recoveries:
         teacher = self.loaded.model if distill_weight else None
         judge = partial(perplexity, windows=self.validation)
         with tempfile.TemporaryDirectory(prefix="recovery-") as folder:
-            return recover(model, text, self._training(distill_weight), Path(folder), judge, _show, teacher).model
+            return train(model, text, self._training(distill_weight), Path(folder), judge, _show, teacher).model
 
 
 def _show(point) -> None:

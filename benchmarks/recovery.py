@@ -74,7 +74,7 @@ def _measured(tokens: int, inputs: int) -> Repair:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pruning.model.repair import reconstruct
+    from pruning.model.repair import repair
     from pruning.model.surgery import cut
     from pruning.planning.plan import PruningPlan
     from pruning.planning.shape import ModelShape
@@ -85,11 +85,11 @@ def _measured(tokens: int, inputs: int) -> Repair:
     plan = PruningPlan.keep_all(ModelShape.from_config(model.config.to_dict()))
     plan.kept[::2] = False
     windows = torch.randint(64, (tokens // WINDOW, WINDOW))
-    reconstruct(model, cut(model, plan), plan, windows[:BATCH], BATCH)  # what is loaded and set up once
+    repair(model, cut(model, plan), plan, windows[:BATCH], BATCH)  # what is loaded and set up once
     pruned = cut(model, plan)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, started = _memory("VmRSS"), time.perf_counter()
-    reconstruct(model, pruned, plan, windows, BATCH)
+    repair(model, pruned, plan, windows, BATCH)
     return Repair(tokens, inputs, _memory("VmHWM") - before, time.perf_counter() - started)
 
 

@@ -19,8 +19,8 @@ import torch
 from pruning.experiment import Experiment
 from pruning.runs import steps
 from pruning.runs.requests import Request, write_request
-from pruning.runs.sensitivity import findings
-from pruning.runs.sensitivity.findings import EXPERIMENTS, LAYERS, PROTECTION, SPLIT, Finding
+from pruning.runs.sensitivity import results
+from pruning.runs.sensitivity.results import EXPERIMENTS, LAYERS, PROTECTION, SPLIT, SensitivityResult
 from pruning.settings import resolve
 
 from ._flags import add_names
@@ -28,13 +28,13 @@ from ._flags import add_names
 _NAME = "sensitivity"
 _BOUND = 90  # seconds for each of these on two cores
 _BOUNDED = (LAYERS, PROTECTION, SPLIT)
-_AT_ONCE = {"kinds": [findings.BOTH]}
+_AT_ONCE = {"kinds": [results.BOTH]}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base_model", default="demo", help="the model (default demo)")
     parser.add_argument("--method", default="taylor", help="importance method of the table (default taylor)")
-    parser.add_argument("--windows", type=int, default=findings.WINDOWS, help="held-out windows (default 64)")
+    parser.add_argument("--windows", type=int, default=results.WINDOWS, help="held-out windows (default 64)")
     parser.add_argument("--strategy", default="layer", choices=("layer", "global"), help="of protect or not (default layer)")
     parser.add_argument("--output_root", help="folder to keep the results in; what is kept is not measured again")
     add_names(parser, "--experiments", EXPERIMENTS)
@@ -46,12 +46,12 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         experiment = _measured(args, Path(args.output_root or temporary))
         for kind, options in _questions(args):
-            wanted = findings.request(experiment, experiment.read_table(), kind, args.windows, **options)
+            wanted = results.question(experiment, experiment.read_table(), kind, args.windows, **options)
             load, began, cpu = os.getloadavg()[0], time.perf_counter(), time.process_time()
             write_request(experiment, Request("learn", asdict(wanted)))
             steps.run("learn", experiment)
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-            found = findings.read_finding(experiment, wanted)
+            found = results.read_result(experiment, wanted)
             is_bounded = kind in _BOUNDED and options != _AT_ONCE
             bound = f"   {'pass' if found.seconds <= _BOUND else 'MISS'}  at most {_BOUND} s" if is_bounded else ""
             name = f"{kind} {options}" if options else kind
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
 def _questions(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     """(measurement, options that are not its defaults): layers twice, attention and MLP apart and at once."""
     for kind in args.experiments:
-        yield kind, {"strategy": args.strategy} if kind in (findings.PROTECTION, findings.TRAINED, findings.GRID) else {}
+        yield kind, {"strategy": args.strategy} if kind in (results.PROTECTION, results.TRAINED, results.GRID) else {}
         if kind == LAYERS:
             yield kind, _AT_ONCE
 
@@ -78,9 +78,9 @@ def _measured(args: argparse.Namespace, root: Path) -> Experiment:
     return experiment
 
 
-def _layers(found: Finding) -> None:
+def _layers(found: SensitivityResult) -> None:
     print(f"  whole model: perplexity {found.perplexity:.3f}")
-    for kind in found.request.options["kinds"]:
+    for kind in found.question.options["kinds"]:
         of_kind = sorted((p for p in found.points if p["kind"] == kind), key=lambda p: -p["rise"])
         shown = ", ".join(f"{p['layer']}: {p['perplexity']:.3f} (+{p['rise']:.4f} +- {p['error']:.4f})" for p in of_kind[:5])
         print(f"  {kind:9s} matters most in layer {shown}")
@@ -88,8 +88,8 @@ def _layers(found: Finding) -> None:
         print(f"  {method:16s}" + "".join(f"{kind} {_shown(value):>8s}   " for kind, value in of_kind.items()))
 
 
-def _protection(found: Finding) -> None:
-    print(f"  whole model: perplexity {found.perplexity:.3f}; {found.request.options}")
+def _protection(found: SensitivityResult) -> None:
+    print(f"  whole model: perplexity {found.perplexity:.3f}; {found.question.options}")
     for point in found.points:
         if "reason" in point:
             print(f"  ratio {point['ratio']:.0%} seed {point['seed']}: {point['reason']}")
@@ -101,7 +101,7 @@ def _protection(found: Finding) -> None:
         )
 
 
-def _points(found: Finding) -> None:
+def _points(found: SensitivityResult) -> None:
     for point in found.points:
         print("  " + ", ".join(f"{name} {_shown(value)}" for name, value in point.items() if not isinstance(value, list)))
     for name, value in found.whole.items():

@@ -4,7 +4,7 @@ import streamlit as st
 
 from ui import job_panel, sections, workspace
 from ui.learn import cut, group, knapsack, matrix, scores, strategies
-from ui.learn.frame import lesson
+from ui.learn.frame import subject
 from ui.page_frame import explanation, heading
 from ui.translation import t
 
@@ -21,7 +21,7 @@ heading("learn")
 experiment = workspace.current_experiment()
 chapter = sections.pick("learn", tuple(CHAPTERS))
 active = job_panel.show(experiment, ("learn", "measure")) if experiment else False
-about = lesson(active)
+about = subject(active)
 if about is not None:
     st.subheader(t(f"learn.{chapter}.title"))
     st.caption(t("learn.model", model=about.name))

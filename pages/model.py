@@ -46,7 +46,7 @@ if not base_model:
 
 try:
     with st.spinner(t("model.reading")):
-        found = workspace.preview_of(base_model)
+        found = workspace.summary_of(base_model)
 except PruningError as error:
     st.error(error_text(error), icon=":material/error:")
     st.stop()

@@ -62,7 +62,7 @@ LAYERS_FILE = "layer_importance_config.json"
 PLAN_FILE = "plan.json"
 PICTURE_FILE = "pruning_strategy.png"
 PLANS_FOLDER = "plans"
-FINDINGS_FOLDER = "sensitivity"  # results of sensitivity measurements
+SENSITIVITY_FOLDER = "sensitivity"  # results of sensitivity measurements
 RESULT_FILE = "pruning_analysis.csv"  # written when a model was cut
 DESCRIPTIONS = ("pruning_analysis_zh.csv", "pruning_flow.png", "report.html")  # that `python -m analysis all` adds
 SAMPLES_FILE = "samples.json"  # what the model wrote before and after
@@ -78,7 +78,7 @@ CARD_FILE = "README.md"  # in the model folder; written last, when the model was
 JOB_FILE = "job.json"  # what a run is doing: pruning/runs/status.py
 QUEUED, RUNNING, DONE = "queued", "running", "done"  # its states while a process has the experiment, and when all went well
 # What took work to make: while an experiment has none of it, another of its name may take its place.
-_WORK = (TABLE_FILE, LAYERS_FILE, RESULT_FILE, PLANS_FOLDER, FINDINGS_FOLDER, f"model/{CARD_FILE}", CUT_MODEL_FOLDER)
+_WORK = (TABLE_FILE, LAYERS_FILE, RESULT_FILE, PLANS_FOLDER, SENSITIVITY_FOLDER, f"model/{CARD_FILE}", CUT_MODEL_FOLDER)
 # What a repair or a training makes. All of it replaces what was there at once, after the new model is checked.
 _RECOVERED = ("model", CUT_MODEL_FOLDER, ADAPTER_FOLDER, REPAIR_FILE, RECOVERY_FILE, SAMPLES_FILE, "metrics.json")
 _MERGED = (SAMPLES_FILE, "metrics.json")  # others write these too: what the draft changed in them is changed here
@@ -210,7 +210,7 @@ class Experiment:
             for name in (TABLE_FILE, f"{TABLE_FILE}.json", LAYERS_FILE, *_texts_inside(description)):
                 if self.has(name):
                     shutil.copy2(self.path(name), part.path(name))
-            for name in (PLANS_FOLDER, FINDINGS_FOLDER):
+            for name in (PLANS_FOLDER, SENSITIVITY_FOLDER):
                 if self.has(name):
                     shutil.copytree(self.path(name), part.path(name))
             if prepare is not None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pruning.experiment import Experiment
 from pruning.runs import trials
 from pruning.runs.requests import Request, write_request
-from pruning.runs.sensitivity import findings
+from pruning.runs.sensitivity import results
 from pruning.settings import Settings
 
 
@@ -18,5 +18,5 @@ def ask_to_try(experiment: Experiment, waiting: list[trials.Waiting], judged_by:
     write_request(experiment, Request("try", trials.arguments(waiting, judged_by)))
 
 
-def ask_to_learn(experiment: Experiment, wanted: findings.Request) -> None:
+def ask_to_learn(experiment: Experiment, wanted: results.Question) -> None:
     write_request(experiment, Request("learn", asdict(wanted)))

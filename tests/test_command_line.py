@@ -344,7 +344,11 @@ def test_settings_that_cannot_be_are_one_sentence(prune, changes, sentence):
             "This strategy cuts every layer alike, so `protected_layers` cannot be used with it.",
         ),
         ("uniform", {"block_mlp_layer_start": 1}, "This strategy cuts every layer alike, so `block_mlp_layer_start` cannot be"),
-        ("uniform", {"freeze_top_n_layers": 1}, "This strategy cuts every layer alike, so `freeze_top_n_layers` cannot be used"),
+        (
+            "uniform",
+            {"freeze_top_n_layers": 1},
+            "This strategy cuts every layer alike, so `freeze_top_n_layers` cannot be used",
+        ),
         ("uniform", {"ratio_basis": "selected"}, "`uniform` and `ratio_basis selected` cannot be used together."),
         ("uniform", {"pruning_ratio": 0.5}, "0.5 of all parameters cannot be removed"),
         (

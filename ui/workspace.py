@@ -21,7 +21,7 @@ from pruning.experiment import (
     list_experiments,
     read_matrices,
 )
-from pruning.model.model_source import DEMO, ModelPreview, local_folder, preview
+from pruning.model.model_source import DEMO, ModelSummary, local_folder, summarize
 from pruning.planning.checkpoint_header import BYTES_PER_PARAMETER
 from pruning.planning.group_table import GroupTable
 from pruning.planning.layer_importance import LayerImportance
@@ -203,15 +203,15 @@ def _cached_table(folder: str, modified: int) -> GroupTable:
 
 
 @st.cache_data(max_entries=16, ttl="10m", show_spinner=False)
-def _cached_preview(base_model: str, token: str | None, stamp: float | None) -> ModelPreview:
-    return preview(base_model, token, allowed_roots())
+def _cached_summary(base_model: str, token: str | None, stamp: float | None) -> ModelSummary:
+    return summarize(base_model, token, allowed_roots())
 
 
-def preview_of(base_model: str) -> ModelPreview:
+def summary_of(base_model: str) -> ModelSummary:
     """Sizes of a model without reading its weights; raises PruningError."""
     config = Path(base_model).expanduser() / "config.json"
     stamp = config.stat().st_mtime if base_model != DEMO and config.is_file() else None
-    return _cached_preview(base_model, hub_token(), stamp)
+    return _cached_summary(base_model, hub_token(), stamp)
 
 
 def saved_plan(experiment: Experiment) -> PruningPlan | None:

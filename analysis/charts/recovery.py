@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from pruning.palette import COLOURS
 from pruning.planning.shape import ATTENTION, MLP
-from pruning.runs.training_course import TrainingCourse
+from pruning.runs.training_history import TrainingHistory
 
 from .frame import HEIGHT, SMALL, TEXT, Translate, attention_above_mlp, figure_of, hover, layer_axis, marker, spans_decades
 from .result import STAGE_COLOURS, STAGE_PATTERNS
@@ -15,9 +15,9 @@ _KIND_OF = {"o_proj": ATTENTION, "down_proj": MLP}
 _STAGE_OF = {"before": "after", "after": "repaired"}  # before the repair is after the cut
 
 
-def training_loss(course: TrainingCourse, t: Translate) -> go.Figure:
+def training_loss(history: TrainingHistory, t: Translate) -> go.Figure:
     """Loss of each step so far, and the learning rate on an axis of its own; the x axis is the whole training."""
-    points = course.points.dropna(subset="loss")
+    points = history.points.dropna(subset="loss")
     loss = _line(points["step"], points["loss"], COLOURS["layer"], t("chart.training.loss")) | {
         "hovertemplate": hover(t("chart.training.hover.loss", step="%{x}", loss="%{y:.4g}"))
     }
@@ -30,7 +30,7 @@ def training_loss(course: TrainingCourse, t: Translate) -> go.Figure:
         t("chart.training.title"),
         "training_loss",
         HEIGHT,
-        xaxis=_steps_axis(course, t),
+        xaxis=_steps_axis(history, t),
         yaxis={"title": t("chart.training.axis.loss")},
         yaxis2={
             "title": t("chart.training.axis.rate"),
@@ -44,19 +44,19 @@ def training_loss(course: TrainingCourse, t: Translate) -> go.Figure:
     )
 
 
-def recovery_perplexity(course: TrainingCourse, t: Translate) -> go.Figure:
+def recovery_perplexity(history: TrainingHistory, t: Translate) -> go.Figure:
     """Perplexity at each evaluation between two lines: the unpruned model, and the model that training began with."""
-    measured = course.measured
+    measured = history.measured
     curve = _line(measured["step"], measured["perplexity"], COLOURS[STAGE_COLOURS["recovered"]], t("chart.recovery.curve")) | {
         "mode": "lines+markers",
         "marker": {"size": 8, "symbol": "circle"},
         "hovertemplate": hover(t("chart.recovery.hover", step="%{x}", perplexity="%{y:,.4g}")),
     }
-    began = "repaired" if course.began_repaired else "after"
-    lines = [line for line in (("before", course.before, "dash"), (began, course.after, "dot")) if line[1] is not None]
+    began = "repaired" if history.began_repaired else "after"
+    lines = [line for line in (("before", history.before, "dash"), (began, history.after, "dot")) if line[1] is not None]
     across = [
         _line(
-            [0, course.steps],
+            [0, history.steps],
             [value, value],
             COLOURS[STAGE_COLOURS[stage]],
             t(f"chart.recovery.line.{stage}", perplexity=f"{value:,.2f}"),
@@ -67,13 +67,13 @@ def recovery_perplexity(course: TrainingCourse, t: Translate) -> go.Figure:
     ]
     numbers = np.array([*measured["perplexity"], *(value for _, value, _ in lines)])
     return figure_of(
-        [*across, curve, *_best(course, t)],
+        [*across, curve, *_best(history, t)],
         t("chart.recovery.title"),
         "recovery_perplexity",
         HEIGHT,
-        xaxis=_steps_axis(course, t),
+        xaxis=_steps_axis(history, t),
         yaxis={
-            "title": t("chart.perplexity.axis.basis", **course.validation),
+            "title": t("chart.perplexity.axis.basis", **history.validation),
             "type": "log" if spans_decades(numbers) else "linear",
         },
     )
@@ -82,7 +82,7 @@ def recovery_perplexity(course: TrainingCourse, t: Translate) -> go.Figure:
 def repair_errors(matrices: pd.DataFrame, num_layers: int, t: Translate) -> go.Figure:
     """Output error of each repaired matrix before and after, `o_proj` above `down_proj` where both were repaired.
 
-    `matrices` is what `repaired_matrices` of runs/training_course.py gives; `num_layers` are those of the model before the
+    `matrices` is what `repaired_matrices` of runs/training_history.py gives; `num_layers` are those of the model before the
     cut.
     """
     shown = [matrix for matrix in _KIND_OF if (matrices["matrix"] == matrix).any()]
@@ -119,17 +119,17 @@ def _errors(rows: pd.DataFrame, matrix: str, when: str, t: Translate) -> dict:
     }
 
 
-def _best(course: TrainingCourse, t: Translate) -> list[dict]:
+def _best(history: TrainingHistory, t: Translate) -> list[dict]:
     """The state that is kept, ringed."""
-    if course.best_step is None:
+    if history.best_step is None:
         return []
     return [
         {
             "type": "scatter",
             "mode": "markers",
-            "name": t("chart.recovery.best", step=f"{course.best_step:,}", perplexity=f"{course.best_perplexity:,.2f}"),
-            "x": [course.best_step],
-            "y": [course.best_perplexity],
+            "name": t("chart.recovery.best", step=f"{history.best_step:,}", perplexity=f"{history.best_perplexity:,.2f}"),
+            "x": [history.best_step],
+            "y": [history.best_perplexity],
             "marker": {"symbol": "circle-open", "size": 17, "color": TEXT, "line": {"width": 3}},
             "hoverinfo": "skip",  # the point under it answers
         }
@@ -141,6 +141,6 @@ def _line(x, y, colour: str, name: str, dash: str = "solid") -> dict:
     return {"type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": list(y), "line": line}
 
 
-def _steps_axis(course: TrainingCourse, t: Translate) -> dict:
+def _steps_axis(history: TrainingHistory, t: Translate) -> dict:
     """From nothing to the last step, so that the curve grows into its chart."""
-    return {"title": t("chart.axis.step"), "range": [-0.02 * course.steps, 1.02 * course.steps]}
+    return {"title": t("chart.axis.step"), "range": [-0.02 * history.steps, 1.02 * history.steps]}

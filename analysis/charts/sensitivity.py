@@ -1,6 +1,6 @@
 """Charts of what cuts do to a model: layers, protection, split, foresight.
 
-`finding` is what pruning/runs/sensitivity/findings.py reads. Points without a perplexity (no such plan, or not finite) are
+`result` is what pruning/runs/sensitivity/results.py reads. Points without a perplexity (no such plan, or not finite) are
 left out."""
 
 import numpy as np
@@ -17,35 +17,35 @@ _LINES = ("actual", "target", "layer")
 _HALF_A_BOX = 0.28  # of the drawing of what follows from a root; its rows are 1 apart
 
 
-def layer_sensitivity(finding, t: Translate) -> go.Figure:
+def layer_sensitivity(result, t: Translate) -> go.Figure:
     """Perplexity with one layer's attention, or its MLP, cut alone: bars that begin at the perplexity of the whole model."""
-    traces = [_layer_bars(finding, kind, t) for kind in GROUP_TYPES]
-    layers = 1 + max(point["layer"] for point in finding.points)
+    traces = [_layer_bars(result, kind, t) for kind in GROUP_TYPES]
+    layers = 1 + max(point["layer"] for point in result.points)
     traces.append(
         {
             "type": "scatter",
             "mode": "lines",
-            "name": t("chart.sensitivity.whole", perplexity=f"{finding.perplexity:.4g}"),
+            "name": t("chart.sensitivity.whole", perplexity=f"{result.perplexity:.4g}"),
             "x": [-0.5, layers - 0.5],
-            "y": [finding.perplexity] * 2,
+            "y": [result.perplexity] * 2,
             "line": {"color": COLOURS["target"], "width": 2, "dash": "dash"},
             "hoverinfo": "skip",
         }
     )
-    worst = max((p for p in finding.points if p["kind"] != "both"), key=lambda p: p["rise"])
+    worst = max((p for p in result.points if p["kind"] != "both"), key=lambda p: p["rise"])
     title = t(
         f"chart.sensitivity.title.{worst['kind']}",
         layer=worst["layer"],
-        before=f"{finding.perplexity:.4g}",
+        before=f"{result.perplexity:.4g}",
         after="∞" if worst["perplexity"] is None else f"{worst['perplexity']:.4g}",
     )
-    values = np.array([p["perplexity"] for p in finding.points if p["perplexity"]])
+    values = np.array([p["perplexity"] for p in result.points if p["perplexity"]])
     yaxis = {"title": t("chart.perplexity.axis"), "type": "log" if spans_decades(values) else "linear"}
     return figure_of(traces, title, "sensitivity", HEIGHT, xaxis=layer_axis(layers, t), yaxis=yaxis, barmode="group")
 
 
-def _layer_bars(finding, kind: str, t: Translate) -> dict:
-    points = [p for p in finding.points if p["kind"] == kind and p["perplexity"] is not None]
+def _layer_bars(result, kind: str, t: Translate) -> dict:
+    points = [p for p in result.points if p["kind"] == kind and p["perplexity"] is not None]
     text = t(
         "chart.sensitivity.hover",
         layer="%{x}",
@@ -59,8 +59,8 @@ def _layer_bars(finding, kind: str, t: Translate) -> dict:
         "type": "bar",
         "name": t(f"chart.kind.{kind}"),
         "x": [p["layer"] for p in points],
-        "y": [p["perplexity"] - finding.perplexity for p in points],
-        "base": [finding.perplexity] * len(points),
+        "y": [p["perplexity"] - result.perplexity for p in points],
+        "base": [result.perplexity] * len(points),
         "marker": marker(kind),
         "customdata": [[p["perplexity"], p["rise"], p["error"], p["removed"]] for p in points],
         "hovertemplate": hover(text),
@@ -68,9 +68,9 @@ def _layer_bars(finding, kind: str, t: Translate) -> dict:
     }
 
 
-def foresight(finding, kind: str, t: Translate) -> go.Figure:
+def foresight(result, kind: str, t: Translate) -> go.Figure:
     """How each method ranks the layers, a line of cells each, below the measured ranks; best Spearman correlation on top."""
-    ranks = foresight_ranks(finding, kind)
+    ranks = foresight_ranks(result, kind)
     names = [t("chart.foresight.measured") if row.method is None else f"{row.method} ({row.shown})" for row in ranks]
     values = np.array([row.ranks for row in ranks])
     layers = values.shape[1]
@@ -94,11 +94,11 @@ def foresight(finding, kind: str, t: Translate) -> go.Figure:
     return figure_of([cells], title, f"foresight-{kind}", HEIGHT, xaxis=layer_axis(layers, t), yaxis=yaxis)
 
 
-def protection_curves(finding, t: Translate) -> go.Figure:
+def protection_curves(result, t: Translate) -> go.Figure:
     """Perplexity over the ratio, all layers cut and first and last spared: means of the seeds, bars from lowest to highest."""
     traces, values = [], []
     for look, name in (("cut", "all"), ("protected", "protected")):
-        means = mean_by_ratio(finding, name)
+        means = mean_by_ratio(result, name)
         values += [mean.highest for mean in means]
         text = t(
             "chart.protection.hover",
@@ -112,7 +112,7 @@ def protection_curves(finding, t: Translate) -> go.Figure:
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": t(
-                    f"chart.protection.{name}", first=finding.request.options["first"], last=finding.request.options["last"]
+                    f"chart.protection.{name}", first=result.question.options["first"], last=result.question.options["last"]
                 ),
                 "x": [mean.ratio for mean in means],
                 "y": [mean.mean for mean in means],
@@ -130,18 +130,18 @@ def protection_curves(finding, t: Translate) -> go.Figure:
                 "meta": {"kind": name},
             }
         )
-    figure = _perplexity_over("ratio", traces, [finding.perplexity, *values], "protection", t)
+    figure = _perplexity_over("ratio", traces, [result.perplexity, *values], "protection", t)
     return figure.update_yaxes(type="log")  # beside the last ratio the differences of the first ones would not show
 
 
-def protection_trained(finding, t: Translate) -> go.Figure:
+def protection_trained(result, t: Translate) -> go.Figure:
     """Perplexity of both cuts alone (hatched) and after the same training, bars for each ratio."""
-    reached = [point for point in finding.points if "difference" in point]
-    traces, values = [], [finding.perplexity]
+    reached = [point for point in result.points if "difference" in point]
+    traces, values = [], [result.perplexity]
     for look, name in (("cut", "all"), ("protected", "protected")):
         for stage, pattern in (("cut", "/"), ("trained", "")):
             scenario = t(
-                f"chart.protection.{name}", first=finding.request.options["first"], last=finding.request.options["last"]
+                f"chart.protection.{name}", first=result.question.options["first"], last=result.question.options["last"]
             )
             points = [point for point in reached if point[name][stage]["perplexity"] is not None]
             perplexities = [point[name][stage]["perplexity"] for point in points]
@@ -163,13 +163,13 @@ def protection_trained(finding, t: Translate) -> go.Figure:
     return figure_of(traces, t("chart.trained.title"), "trained", HEIGHT, xaxis=xaxis, yaxis=yaxis, barmode="group")
 
 
-def protection_grid(finding, t: Translate) -> go.Figure:
+def protection_grid(result, t: Translate) -> go.Figure:
     """How the loss changes when n first and m last layers are spared instead of none, at the same number of parameters."""
-    options = finding.request.options
+    options = result.question.options
     firsts, lasts = options["firsts"], options["lasts"]
     cells = {
         (p["first"], p["last"]): (p["difference"]["mean"], p["difference"]["error"], p["perplexity"])
-        for p in finding.points
+        for p in result.points
         if "difference" in p
     }
     values = np.array([[cells.get((n, m), (np.nan,) * 3)[0] for m in lasts] for n in firsts])
@@ -208,11 +208,11 @@ def protection_grid(finding, t: Translate) -> go.Figure:
     )
 
 
-def split_curves(finding, t: Translate) -> go.Figure:
+def split_curves(result, t: Translate) -> go.Figure:
     """Perplexity over attention's share of what goes, a line per ratio; what the scores chose by themselves is starred."""
-    traces, values = [], [finding.perplexity]
-    reached = [p for p in finding.points if p.get("perplexity") is not None]
-    for number, ratio in enumerate(finding.request.options["ratios"]):
+    traces, values = [], [result.perplexity]
+    reached = [p for p in result.points if p.get("perplexity") is not None]
+    for number, ratio in enumerate(result.question.options["ratios"]):
         of_ratio = sorted(
             (p for p in reached if p["ratio"] == ratio and p["split"] != "auto"), key=lambda p: p["attention"] / p["removed"]
         )
@@ -268,16 +268,16 @@ def _split_line(points: list[dict], t: Translate) -> dict:
     }
 
 
-def matrix_corners(finding, t: Translate) -> go.Figure:
+def matrix_corners(result, t: Translate) -> go.Figure:
     """The same corner of a matrix whole, with zeros, and with rows gone: sizes of weights as brightness, zeros empty."""
-    corner = finding.whole["corner"]
+    corner = result.whole["corner"]
     traces, titles = [], []
     largest = float(np.max(corner["dense"]))
     rows = len(corner["dense"])
     for number, name in enumerate(("dense", "zeros", "smaller"), start=1):
         values = np.array(corner[name], dtype=float)
         if name == "smaller":
-            values = values[: len(finding.whole["kept_rows"])]
+            values = values[: len(result.whole["kept_rows"])]
         traces.append(
             {
                 "type": "heatmap",
@@ -292,7 +292,7 @@ def matrix_corners(finding, t: Translate) -> go.Figure:
                 "meta": {"kind": name},
             }
         )
-        titles.append(t(f"chart.matrix.{name}", rows=finding.whole[name]["shape"][0], columns=finding.whole[name]["shape"][1]))
+        titles.append(t(f"chart.matrix.{name}", rows=result.whole[name]["shape"][0], columns=result.whole[name]["shape"][1]))
     axes = {}
     for number, title in enumerate(titles, start=1):
         left = (number - 1) * 0.345

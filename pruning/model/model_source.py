@@ -21,7 +21,7 @@ _CONFIG_FILES = ["*.json", "tokenizer*", "*.model", "*.jinja", "LICENSE*", "NOTI
 
 
 @dataclass(frozen=True)
-class ModelPreview:
+class ModelSummary:
     """What is known of a model before its weights are read. `weights_checked`: headers were compared with the config.
 
     `keeps_head`: the files hold an output head of their own, though the config says that it is tied.
@@ -63,29 +63,29 @@ def check_inside(path: Path, allowed_roots: tuple[Path, ...] | None) -> None:
         raise PruningError("path_outside_roots", path=path, roots=", ".join(map(str, allowed_roots)))
 
 
-def preview(base_model: str, token: str | None = None, allowed_roots: tuple[Path, ...] | None = None) -> ModelPreview:
+def summarize(base_model: str, token: str | None = None, allowed_roots: tuple[Path, ...] | None = None) -> ModelSummary:
     """Sizes of a model from its config and weight headers; of a hub model from its config and the hub's file list.
 
     Raises PruningError for anything that would keep the model from loading, as far as can be seen.
     """
     folder = local_folder(base_model, allowed_roots)
     if folder is not None:
-        return _folder_preview(base_model, folder)
+        return _folder_summary(base_model, folder)
     try:
-        return _hub_preview(base_model, token)
+        return _hub_summary(base_model, token)
     except PruningError as error:
         if error.code != "hub_unreachable":
             raise
-        return _folder_preview(base_model, fetch(base_model, token))  # in the cache, or unreachable
+        return _folder_summary(base_model, fetch(base_model, token))  # in the cache, or unreachable
 
 
-def _folder_preview(base_model: str, folder: Path) -> ModelPreview:
+def _folder_summary(base_model: str, folder: Path) -> ModelSummary:
     header = CheckpointHeader.read(folder)
     header.check()
-    return ModelPreview(base_model, header.shape, header.weight_bytes, header.dtype, bool(header.tensors), header.keeps_head)
+    return ModelSummary(base_model, header.shape, header.weight_bytes, header.dtype, bool(header.tensors), header.keeps_head)
 
 
-def _hub_preview(base_model: str, token: str | None) -> ModelPreview:
+def _hub_summary(base_model: str, token: str | None) -> ModelSummary:
     token = usable_token(token)
     info = _hub_call(base_model, lambda hub: hub.HfApi().model_info(base_model, files_metadata=True, token=token, timeout=20))
     folder = _snapshot(base_model, token, ["config.json"])
@@ -100,7 +100,7 @@ def _hub_preview(base_model: str, token: str | None) -> ModelPreview:
     if missing := sorted(set(weights) - files.keys()):
         raise PruningError("shard_missing", folder=base_model, file=missing[0])
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
-    return ModelPreview(base_model, ModelShape.from_config(config), sum(files[n] for n in weights), dtype or None, False)
+    return ModelSummary(base_model, ModelShape.from_config(config), sum(files[n] for n in weights), dtype or None, False)
 
 
 def fetch(base_model: str, token: str | None = None, with_code: bool = False) -> Path:

@@ -108,7 +108,7 @@ class RepairedMatrix:
 
 
 @torch.no_grad()
-def reconstruct(
+def repair(
     model: PreTrainedModel,
     pruned: PreTrainedModel,
     plan: PruningPlan,
@@ -134,10 +134,10 @@ def reconstruct(
         model.train(was_training[0]), pruned.train(was_training[1])
 
 
-def seconds_to_reconstruct(
+def seconds_to_repair(
     model: PreTrainedModel, pruned: PreTrainedModel, plan: PruningPlan, samples: torch.Tensor, batch_size: int = 8
 ) -> float:
-    """Seconds that `reconstruct` takes, about: its first layers are timed, on one batch and on three, and it is undone.
+    """Seconds that `repair` takes, about: its first layers are timed, on one batch and on three, and it is undone.
 
     Time grows with the batches in every layer; a layer that lost something also solves, once. All of these count as long as
     the first of them, layers that lost nothing as long as those before it.
@@ -169,7 +169,7 @@ def _seconds_of_first_layers(model, pruned, plan, samples, batch_size, first: in
             raise _Enough()
 
     with contextlib.suppress(_Enough):
-        reconstruct(model, pruned, plan, samples, batch_size, stop_after_first)
+        repair(model, pruned, plan, samples, batch_size, stop_after_first)
     return ends[first] - ends[0], ends[first + 1] - ends[first]
 
 

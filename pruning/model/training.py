@@ -87,7 +87,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Recovered:
+class Trained:
     """The trained model, merged, in eval mode, at its best state; which that was; whether the training was cut short.
 
     `best_perplexity` chose the state, so it says less than one on other text.
@@ -101,7 +101,7 @@ class Recovered:
     was_cancelled: bool
 
 
-def recover(
+def train(
     model: PreTrainedModel,
     text: TrainingText,
     training: Training,
@@ -111,7 +111,7 @@ def recover(
     teacher: PreTrainedModel | None = None,
     adapter_folder: Path | None = None,
     load_again: Callable[[], PreTrainedModel] | None = None,
-) -> Recovered | None:
+) -> Trained | None:
     """Trains `model`, which changes, and gives it back at the state of lowest perplexity (as it came, if none was lower).
 
     `evaluate` gives the perplexity of a model on validation text: it chooses the state. `folder` keeps checkpoints and best
@@ -158,7 +158,7 @@ def recover(
     for parameter in merged.parameters():
         parameter.grad = None
         parameter.data = parameter.data.to(dtype)  # not the whole model: rotary frequencies are float32 in every format
-    return Recovered(merged, watch.best_step, watch.best, steps, count, was_cancelled)
+    return Trained(merged, watch.best_step, watch.best, steps, count, was_cancelled)
 
 
 def seconds_per_step(

@@ -15,7 +15,6 @@ from ..errors import PruningError
 from ..experiment import (
     CARD_FILE,
     COST_FILE,
-    FINDINGS_FOLDER,
     LAYERS_FILE,
     PLAN_FILE,
     PLANS_FOLDER,
@@ -24,6 +23,7 @@ from ..experiment import (
     REPAIR_FILE,
     RESULT_FILE,
     SAMPLES_FILE,
+    SENSITIVITY_FOLDER,
     TABLE_FILE,
     Experiment,
     read_matrices,
@@ -31,10 +31,10 @@ from ..experiment import (
 from ..files import naming_damage
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.matrices import checks, layer_table
-from . import requests, status, training_course, trials
+from . import requests, status, training_history, trials
 from .export_request import ExportRequest
 from .measured_cost import read_measured
-from .sensitivity import findings
+from .sensitivity import results
 
 _TABLE_TAIL = 4096  # bytes; its last row shows whether it is complete
 
@@ -118,8 +118,8 @@ def _result(experiment: Experiment) -> None:
 
 
 def _repair(experiment: Experiment) -> None:
-    training_course.repaired_matrices(experiment)
-    training_course.repaired_on(experiment)
+    training_history.repaired_matrices(experiment)
+    training_history.repaired_on(experiment)
 
 
 def _model(experiment: Experiment) -> None:
@@ -130,8 +130,8 @@ def _model(experiment: Experiment) -> None:
 
 
 def _finding(experiment: Experiment) -> None:
-    for path in sorted(experiment.path(FINDINGS_FOLDER).glob("*.json")):
-        findings.finding_in(path)
+    for path in sorted(experiment.path(SENSITIVITY_FOLDER).glob("*.json")):
+        results.result_in(path)
 
 
 def _request(experiment: Experiment) -> None:
@@ -146,7 +146,7 @@ def _request(experiment: Experiment) -> None:
 # How the arguments of a request are read; of other kinds they are settings.
 _ARGUMENTS: dict[str, Callable[[dict], object]] = {
     "try": trials.asked_for,
-    "learn": lambda arguments: findings.Request(**arguments),
+    "learn": lambda arguments: results.Question(**arguments),
     "export": ExportRequest.of,
     "pack": ExportRequest.of,
 }
@@ -170,11 +170,11 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment], object]], ...] = (
     ((RESULT_FILE, PLAN_FILE), _result),
     ((SAMPLES_FILE,), Experiment.samples),
     ((REPAIR_FILE,), _repair),
-    ((RECOVERY_FILE, REPAIR_FILE), training_course.read_course),
-    ((f"{RECOVERY_FOLDER}/{RECOVERY_FILE}", REPAIR_FILE), training_course.read_unfinished),
+    ((RECOVERY_FILE, REPAIR_FILE), training_history.read_history),
+    ((f"{RECOVERY_FOLDER}/{RECOVERY_FILE}", REPAIR_FILE), training_history.read_unfinished),
     ((requests.REQUEST_FILE,), _request),
     ((COST_FILE,), read_measured),
     ((trials.TRIALS_FILE,), trials.read_trials),
-    ((f"{FINDINGS_FOLDER}/*.json",), _finding),
+    ((f"{SENSITIVITY_FOLDER}/*.json",), _finding),
     (("model/config.json", f"model/{CARD_FILE}", "model/*.safetensors"), _model),
 )

@@ -37,7 +37,7 @@ from .requests import forget_request, settings_asked_for
 from .results import record_perplexity, round_as_saved, save_and_check, was_measured
 from .train import (
     STOPPED,
-    Lines,
+    Baseline,
     TrainingData,
     assist_training,
     earlier_training,
@@ -49,7 +49,7 @@ from .train import (
     training_from_settings,
     training_in_short,
     warn_of_shared_text,
-    write_course,
+    write_history,
 )
 
 
@@ -245,27 +245,27 @@ def train_and_save(
     if save:
         run.experiment.keep_cut_model()
     warn_of_shared_text(run.on(draft), "recovered", run.settings.finetune_corpus or run.settings.corpus)
-    lines = Lines(perplexity_before, draft.has(REPAIR_FILE))
+    baseline = Baseline(perplexity_before, draft.has(REPAIR_FILE))
     teacher = partial(_teacher, run.experiment, run.settings, run.permissions)
     again = partial(_model_as_cut, run.experiment, draft, run.settings)
     adapter = draft.path(ADAPTER_FOLDER)
-    result, course = train_cut_model(run, pruned, data, lines, teacher, again, adapter)
+    result, history = train_cut_model(run, pruned, data, baseline, teacher, again, adapter)
     round_as_saved(result.model, saved_dtype(loaded, run.settings))
     with run.progress.step("recovery", len(text.windows), "windows", detail="perplexity of the recovered model"):
         record_perplexity(run.on(draft), "recovered", result.model, text)
     _write_sample(draft, "recovered", result.model, loaded, run.settings)
     draft.update_metrics(recovery=training_in_short(run.settings, data, result))
-    draft.write(course, RECOVERY_FILE)
+    draft.write(history, RECOVERY_FILE)
     if result.was_cancelled and _is_no_better(draft, run.experiment):
         run.progress.say("    the model that was recovered before is as good or better, so it stays")
-        write_course(run.experiment, course | {"state": STOPPED})
+        write_history(run.experiment, history | {"state": STOPPED})
         raise Cancelled()
     if save:
         changed = repaired_weights(draft) | trained_weights(result.model, training_from_settings(run.settings, len(data.text)))
         save_and_check(run.on(draft), loaded, result.model, plan, changed)
     run.experiment.take(draft)
     if result.was_cancelled:
-        write_course(run.experiment, course)  # its checkpoint stays, to go on from
+        write_history(run.experiment, history)  # its checkpoint stays, to go on from
         raise Cancelled()
     run.experiment.forget_checkpoints()
 

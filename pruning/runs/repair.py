@@ -10,9 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from ..experiment import REPAIR_FILE, Experiment
+from ..model import repair as least_squares
 from ..model.calibration import CALIBRATION, Corpus, check_window, draw_samples, load_corpus
 from ..model.checkpoint import LoadedModel
-from ..model.repair import DAMPING, RepairedMatrix, reconstruct, seconds_to_reconstruct
+from ..model.repair import DAMPING, RepairedMatrix, seconds_to_repair
 from ..planning.kept_indices import tensor_cut
 from ..planning.plan import PruningPlan
 from ..settings import Settings
@@ -29,7 +30,7 @@ def repair(run: Run, source: LoadedModel, pruned: PreTrainedModel, plan: Pruning
     with run.progress.step("recovery", len(plan.kept_layers), "layers", detail="repair"):
         samples = _windows_of_repair(run.settings, source, corpus)
         # No backward pass: twice the windows of a gradient's batch fit.
-        repaired = reconstruct(
+        repaired = least_squares.repair(
             source.model,
             pruned,
             plan,
@@ -69,7 +70,7 @@ def seconds_of_repair(settings: Settings, source: LoadedModel, pruned: PreTraine
     started = time.perf_counter()
     samples = _windows_of_repair(settings, source, text_of_repair(settings, source))
     to_read = time.perf_counter() - started
-    return to_read + seconds_to_reconstruct(source.model, pruned, plan, samples, 2 * settings.gradient_batch_size)
+    return to_read + seconds_to_repair(source.model, pruned, plan, samples, 2 * settings.gradient_batch_size)
 
 
 def text_of_repair(settings: Settings, source: LoadedModel) -> Corpus:

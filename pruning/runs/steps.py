@@ -25,7 +25,7 @@ from .permissions import Permissions
 from .progress import Progress
 from .recover import measure_cost, recover
 from .requests import arguments_of
-from .sensitivity.run import learn
+from .sensitivity.run import measure_sensitivity
 from .status import BASELINE, CUTS, MEASURE
 from .try_plans import try_plans
 
@@ -37,7 +37,7 @@ JOBS: dict[str, Callable[[Run], None]] = {
     "pack": pack,
     "export": export,
     "try": try_plans,
-    "learn": learn,
+    "learn": measure_sensitivity,
     "apply": apply,
     "baseline": baseline,
 } | dict.fromkeys(STRATEGIES, whole_run)

@@ -28,8 +28,7 @@ from ..model.calibration import check_window, windows_left_out
 from ..model.checkpoint import LoadedModel
 from ..model.corpus_names import are_same_file
 from ..model.held_out import HeldOutText, perplexity
-from ..model.training import DEFAULT_LEARNING_RATE, Point, Recovered, Training, seconds_per_step
-from ..model.training import recover as train
+from ..model.training import DEFAULT_LEARNING_RATE, Point, Trained, Training, seconds_per_step, train
 from ..model.training_text import TrainingText, load_training_text
 from ..planning.recovery_cost import total_steps
 from ..settings import Settings, parts_of
@@ -117,7 +116,7 @@ def training_data(settings: Settings, loaded: LoadedModel, held_out: HeldOutText
 
 
 @dataclass(frozen=True)
-class Lines:
+class Baseline:
     """What a training is compared with: the perplexity of the uncut model on the validation windows (None: not known),
     and whether the model that it begins with was repaired.
     """
@@ -130,19 +129,19 @@ def train_cut_model(
     run: Run,
     model: PreTrainedModel,
     data: TrainingData,
-    lines: Lines,
+    baseline: Baseline,
     load_teacher: Callable[[], PreTrainedModel],
     load_again: Callable[[], PreTrainedModel],
     adapter_folder: Path,
-) -> tuple[Recovered, dict]:
+) -> tuple[Trained, dict]:
     """Trains the cut model; continues where a training with the same settings was stopped. Raises PruningError.
 
     Returns what came of it, and what recovery.json says of it once the model is kept.
     """
     training = training_from_settings(run.settings, len(data.text))
-    diary = _Diary(run.experiment, run.progress, run.settings, training, data, lines)
+    history = _History(run.experiment, run.progress, run.settings, training, data, baseline)
     teacher = load_teacher() if training.distill_weight else None
-    if not diary.goes_on:
+    if not history.goes_on:
         run.experiment.forget_checkpoints()
     run.experiment.path(RECOVERY_FOLDER).mkdir(exist_ok=True)
     with run.progress.step("recovery", training.steps, "steps", detail=f"{training.method} training on {data.text.key}"):
@@ -156,29 +155,29 @@ def train_cut_model(
                 training,
                 run.experiment.path(RECOVERY_FOLDER),
                 _judge(run.settings, data, run.progress.check_cancelled),
-                diary.add,
+                history.add,
                 teacher,
                 adapter_folder,
                 load_again,
             )
         except BaseException as error:
-            diary.write(STOPPED if isinstance(error, Cancelled | KeyboardInterrupt) else FAILED)
+            history.write(STOPPED if isinstance(error, Cancelled | KeyboardInterrupt) else FAILED)
             raise
-        diary.write(STOPPED if result.was_cancelled else DONE)
+        history.write(STOPPED if result.was_cancelled else DONE)
         if result.was_cancelled:
             run.experiment.path(CANCEL_FILE).unlink(missing_ok=True)  # heard; what is left is to keep the best
             run.progress.say("    cancelled: the best state so far is kept")
         best = f"best after step {result.best_step} of {training.steps}"
         run.progress.say(f"    {best}: perplexity {result.best_perplexity:.2f} on validation text")
-    return result, diary.content(CANCELLED if result.was_cancelled else DONE)
+    return result, history.content(CANCELLED if result.was_cancelled else DONE)
 
 
-def write_course(experiment: Experiment, content: dict) -> None:
+def write_history(experiment: Experiment, content: dict) -> None:
     """Writes what happened in a training that is not over."""
     experiment.write(content, RECOVERY_FOLDER, RECOVERY_FILE)
 
 
-def training_in_short(settings: Settings, data: TrainingData, result: Recovered) -> dict:
+def training_in_short(settings: Settings, data: TrainingData, result: Trained) -> dict:
     """What metrics.json says of a training whose model is kept."""
     return {
         "method": settings.finetune_method,
@@ -270,7 +269,7 @@ _PARTS = {
 }
 
 
-class _Diary:
+class _History:
     """What happens during a training, for recovery.json, page and terminal."""
 
     def __init__(
@@ -280,11 +279,11 @@ class _Diary:
         settings: Settings,
         training: Training,
         data: TrainingData,
-        lines: Lines,
+        baseline: Baseline,
     ):
         self.experiment, self.progress, self.total = experiment, progress, training.steps
-        self.fixed = _identity(settings, training, data, lines.began_repaired)
-        self.perplexity_before = lines.perplexity_before
+        self.fixed = _identity(settings, training, data, baseline.began_repaired)
+        self.perplexity_before = baseline.perplexity_before
         self.points: list[dict] = self._earlier_points()
         self._last_write, self._is_counting = 0.0, False
 
@@ -307,7 +306,7 @@ class _Diary:
 
     def write(self, state: str) -> None:
         self._last_write = time.time()
-        write_course(self.experiment, self.content(state))
+        write_history(self.experiment, self.content(state))
 
     def content(self, state: str) -> dict:
         """What recovery.json says."""

@@ -21,7 +21,7 @@ from pruning.planning.layer_rates import LayerRates, layer_rates, layer_weights
 from pruning.planning.plan import PruningPlan
 from pruning.planning.protection import Protection
 from pruning.planning.shape import GROUP_TYPES, ModelShape
-from pruning.runs.training_course import TrainingCourse
+from pruning.runs.training_history import TrainingHistory
 from pruning.words import FORMATTER
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ METRICS = {
     "perplexity": {"before": {"a": 20.0}, "after": {"a": 31.5}, "recovered": {"a": None}},
 }
 _POINTS = [(0, None, 0.0, 0.0, 31.0), (1, 3.5, 1e-4, 900.0, None), (2, 3.25, 5e-5, 950.0, 25.0)]
-COURSE = TrainingCourse(
+COURSE = TrainingHistory(
     state="running",
     settings={"finetune_method": "lora"},
     text="text",

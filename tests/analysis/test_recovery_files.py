@@ -6,7 +6,7 @@ from pruning.errors import PruningError
 from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, Experiment
 from pruning.files import write_json
 from pruning.planning.recovery_cost import recipe, recipe_for
-from pruning.runs.training_course import read_course, read_unfinished, repaired_matrices, repaired_on
+from pruning.runs.training_history import read_history, read_unfinished, repaired_matrices, repaired_on
 from pruning.settings import Settings
 
 POINTS = [
@@ -37,31 +37,31 @@ def experiment(tmp_path) -> Experiment:
 
 
 def test_nothing_was_done(experiment):
-    assert read_course(experiment) is None and repaired_matrices(experiment) is None and read_unfinished(experiment) is None
+    assert read_history(experiment) is None and repaired_matrices(experiment) is None and read_unfinished(experiment) is None
 
 
 def test_a_training_under_way(experiment):
     experiment.path(RECOVERY_FOLDER).mkdir()
     write_json(experiment.path(RECOVERY_FOLDER, RECOVERY_FILE), COURSE)
-    course = read_unfinished(experiment)
-    assert (course.state, course.steps, course.before, course.after) == ("running", 10, None, 31.0)
-    assert course.best_perplexity == 25.0 and list(course.measured["step"]) == [0, 2]
-    assert course.last["loss"] == 3.25 and course.last["tokens_per_second"] == 950
-    assert course.is_same_as(Settings(finetune_method="lora", seed=0, corpus="any"))
-    assert not course.is_same_as(Settings(finetune_method="full", seed=0)) and not course.began_repaired
-    assert read_course(experiment) is None  # no model went through it yet
+    history = read_unfinished(experiment)
+    assert (history.state, history.steps, history.before, history.after) == ("running", 10, None, 31.0)
+    assert history.best_perplexity == 25.0 and list(history.measured["step"]) == [0, 2]
+    assert history.last["loss"] == 3.25 and history.last["tokens_per_second"] == 950
+    assert history.is_same_as(Settings(finetune_method="lora", seed=0, corpus="any"))
+    assert not history.is_same_as(Settings(finetune_method="full", seed=0)) and not history.began_repaired
+    assert read_history(experiment) is None  # no model went through it yet
 
 
 def test_before_its_first_point_there_is_no_course(experiment):
     write_json(experiment.path(RECOVERY_FILE), COURSE | {"points": [], "best_step": None})
-    assert read_course(experiment) is None
+    assert read_history(experiment) is None
 
 
 @pytest.mark.parametrize("missing", ["points", "lines", "steps"])
 def test_a_file_without_what_it_must_hold_is_named(experiment, missing):
     write_json(experiment.path(RECOVERY_FILE), {name: value for name, value in COURSE.items() if name != missing})
     with pytest.raises(PruningError, match=r"recovery\.json cannot be read"):
-        read_course(experiment)
+        read_history(experiment)
 
 
 def test_a_repair(experiment):

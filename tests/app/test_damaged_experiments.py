@@ -14,8 +14,7 @@ from pruning.experiment import Experiment, list_experiments
 from pruning.planning.allocation import allocate_global
 from pruning.planning.protection import Protection
 from pruning.runs import results, steps
-from pruning.runs.sensitivity import findings
-from pruning.runs.sensitivity.findings import INSIDE
+from pruning.runs.sensitivity.results import INSIDE, question
 from pruning.runs.trials import JUDGED_BY, Waiting
 from pruning.settings import plan_settings
 from tests.requests import ask_by_settings, ask_to_learn, ask_to_try
@@ -213,7 +212,7 @@ def whole(tmp_path_factory) -> Experiment:
             steps.run(job, experiment)
     table = experiment.read_table()
     experiment.write_named_plan("kept", allocate_global(table, 0.03, Protection.none(5), settings={"pruning_ratio": 0.03}))
-    ask_to_learn(experiment, findings.request(experiment, table, INSIDE))
+    ask_to_learn(experiment, question(experiment, table, INSIDE))
     steps.run("learn", experiment)
     judged_by = experiment.settings.of(JUDGED_BY)
     ask_to_try(experiment, [Waiting(plan_settings(experiment.settings))], judged_by)

@@ -10,8 +10,8 @@ from analysis import sensitivity
 from pruning.experiment import Experiment
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.runs.jobs import queue
-from pruning.runs.sensitivity import findings
-from pruning.runs.sensitivity.findings import (
+from pruning.runs.sensitivity import results
+from pruning.runs.sensitivity.results import (
     BOTH,
     GRID,
     INSIDE,
@@ -21,7 +21,7 @@ from pruning.runs.sensitivity.findings import (
     SPLIT,
     STRATEGIES,
     TRAINED,
-    Finding,
+    SensitivityResult,
 )
 from pruning.runs.status import read_status
 from tests.runs.learned import learn_all
@@ -62,9 +62,9 @@ def chapter(root, monkeypatch):
     return opened
 
 
-def found(root: Path, name: str, kind: str, **options) -> Finding:
+def found(root: Path, name: str, kind: str, **options) -> SensitivityResult:
     experiment = Experiment.open(root, name)
-    return findings.read_finding(experiment, findings.request(experiment, experiment.read_table(), kind, **options))
+    return results.read_result(experiment, results.question(experiment, experiment.read_table(), kind, **options))
 
 
 def words(at: AppTest) -> str:

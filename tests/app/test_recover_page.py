@@ -235,13 +235,13 @@ def test_the_curve_of_an_earlier_training_is_not_taken_for_that_of_the_job(page_
 
 def test_the_page_shows_what_the_files_of_a_recovery_hold(page_of, recovered):
     at = page_of(recovered)
-    metrics, course = recovered.metrics(), json.loads(recovered.path(RECOVERY_FILE).read_text())
+    metrics, history = recovered.metrics(), json.loads(recovered.path(RECOVERY_FILE).read_text())
     for stage in ("before", "after", "repaired", "recovered"):
         [value] = metrics["perplexity"][stage].values()
         assert metric(at, f"prune.perplexity.{stage}") == f"{value:.2f}"
     drawn = figures(at)
     assert [one.y[0] for one in drawn["perplexity"].data] == [next(iter(v.values())) for v in metrics["perplexity"].values()]
-    measured = [point["perplexity"] for point in course["points"] if point["perplexity"] is not None]
+    measured = [point["perplexity"] for point in history["points"] if point["perplexity"] is not None]
     assert list(drawn["recovery_perplexity"].data[2].y) == measured and len(measured) == 3
     repair = json.loads(recovered.path(REPAIR_FILE).read_text())["matrices"]
     shown = next(table.value for table in at.dataframe if "damping" in table.value)

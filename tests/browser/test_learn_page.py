@@ -1,5 +1,5 @@
 """The Learn page in the browser: its button makes an experiment; every chapter shows its pictures in both languages, and is
-without a serious finding of axe-core.
+without a serious result of axe-core.
 """
 
 import pytest

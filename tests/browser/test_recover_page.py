@@ -71,12 +71,12 @@ def test_repair_then_lora_seen_as_it_goes(studio: Studio, server, experiment, ne
     heading = studio.page.get_by_role("heading", name=sentence("recover.result", experiment=NAME), exact=True)
     expect(heading).to_be_visible(timeout=JOB_SECONDS * 1000)
     studio.settle()
-    metrics, course = read(experiment / "metrics.json"), read(experiment / "recovery.json")
+    metrics, history = read(experiment / "metrics.json"), read(experiment / "recovery.json")
     for stage in ("before", "after", "repaired", "recovered"):
         [value] = metrics["perplexity"][stage].values()
         expect(studio.metric(f"prune.perplexity.{stage}")).to_have_text(f"{value:.2f}")
-    assert course["state"] == "done" and [point["step"] for point in course["points"]] == list(range(STEPS + 1))
-    assert curve(studio) == pytest.approx([point["loss"] for point in course["points"][1:]])
+    assert history["state"] == "done" and [point["step"] for point in history["points"]] == list(range(STEPS + 1))
+    assert curve(studio) == pytest.approx([point["loss"] for point in history["points"][1:]])
     for stage in ("before", "after", "repaired", "recovered"):
         expect(studio.page.get_by_text(sentence(f"chart.stage.{stage}"), exact=True).last).to_be_visible()
     studio.sees_charts(4)

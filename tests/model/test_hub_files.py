@@ -28,11 +28,11 @@ REPOSITORIES = {  # files, and those of them that hold the weights
 }
 PROGRAM = """
     import json, sys
-    from pruning.model.model_source import fetch, preview
+    from pruning.model.model_source import fetch, summarize
     found = {}
     for name in sys.argv[1:]:
         files = sorted(path.name for path in fetch(name).iterdir() if path.suffix in (".safetensors", ".bin"))
-        found[name] = (files, preview(name).weight_bytes)
+        found[name] = (files, summarize(name).weight_bytes)
     print(json.dumps(found))
 """
 

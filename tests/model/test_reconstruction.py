@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.recovery import measured
 from pruning.errors import Cancelled, PruningError
-from pruning.model import repair
-from pruning.model.repair import DAMPING, RepairedMatrix, reconstruct
+from pruning.model import repair as least_squares
+from pruning.model.repair import DAMPING, RepairedMatrix, repair
 from pruning.model.surgery import cut
 from pruning.planning.kept_indices import input_columns
 from pruning.planning.shape import ATTENTION, MLP
@@ -25,7 +25,7 @@ WINDOWS = random_ids(40, 16)
 
 def repaired(model, plan, samples=WINDOWS, **options):
     pruned = cut(model, plan)
-    return pruned, reconstruct(model, pruned, plan, samples, batch_size=16, **options)
+    return pruned, repair(model, pruned, plan, samples, batch_size=16, **options)
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:
@@ -143,7 +143,7 @@ def test_cancelled_it_leaves_both_models_as_they_were(layers_done):
             raise Cancelled()
 
     with pytest.raises(Cancelled):
-        reconstruct(model, pruned, plan, WINDOWS, on_progress=stop, on_repaired=seen.append)
+        repair(model, pruned, plan, WINDOWS, on_progress=stop, on_repaired=seen.append)
     assert seen
     for one, was in zip((model, pruned), before, strict=True):
         assert all(torch.equal(weight, was[name]) for name, weight in weights_of(one).items())
@@ -157,21 +157,21 @@ def test_its_time_is_known_before_and_both_models_stay_as_they_were(removed, mon
     pruned = cut(model, plan)
     before = weights_of(model), weights_of(pruned)
     ran = []
-    monkeypatch.setattr(repair.time, "perf_counter", lambda: float(len(ran)))  # time goes by with the layers that run
+    monkeypatch.setattr(least_squares.time, "perf_counter", lambda: float(len(ran)))  # time goes by with the layers that run
     for layer in (*model.model.layers, *pruned.model.layers):
         layer.self_attn.register_forward_hook(lambda *_: ran.append(1))
-    estimate = repair.seconds_to_reconstruct(model, pruned, plan, WINDOWS, batch_size=2)
+    estimate = least_squares.seconds_to_repair(model, pruned, plan, WINDOWS, batch_size=2)
     for one, was in zip((model, pruned), before, strict=True):
         assert all(torch.equal(weight, was[name]) for name, weight in weights_of(one).items())
     at_first, seen = len(ran), []
-    reconstruct(model, pruned, plan, WINDOWS, 2, on_progress=lambda *_: seen.append(len(ran)))
+    repair(model, pruned, plan, WINDOWS, 2, on_progress=lambda *_: seen.append(len(ran)))
     assert at_first < len(ran) - at_first or not removed
     assert estimate == pytest.approx(seen[-1] - seen[0] if removed else 0, rel=0.5)
 
 
 def test_a_matrix_that_is_not_positive_gets_more_damping():
     gram = torch.tensor([[1.0, 3.0], [3.0, 1.0]])  # eigenvalues 4 and -2
-    solution, damping = repair._solve(gram, torch.ones(2, 1), 1.0)
+    solution, damping = least_squares._solve(gram, torch.ones(2, 1), 1.0)
     assert damping == pytest.approx(10)
     torch.testing.assert_close(solution, torch.full((2, 1), 1 / 14))
 
@@ -183,7 +183,7 @@ def test_inputs_that_are_not_finite_are_refused_by_name():
     with torch.no_grad():
         model.model.layers[3].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(PruningError, match="down_proj of layer 3"):
-        reconstruct(model, pruned, plan, WINDOWS)
+        repair(model, pruned, plan, WINDOWS)
 
 
 def test_half_precision_weights_stay_so():

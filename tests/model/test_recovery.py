@@ -15,7 +15,7 @@ from transformers.training_args import ParallelMode
 from pruning.errors import Cancelled, PruningError
 from pruning.model.held_out import perplexity
 from pruning.model.surgery import cut
-from pruning.model.training import FULL, LORA, Training, _stay_on, recover, seconds_per_step
+from pruning.model.training import FULL, LORA, Training, _stay_on, seconds_per_step, train
 from pruning.model.training_text import NOT_PREDICTED, TrainingText
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.settings import LORA_TARGETS
@@ -60,7 +60,7 @@ def logits(model) -> torch.Tensor:
 
 
 def run(model, folder, training=QUICK, **options):
-    return recover(model, TEXT, training, folder, judge, **options)
+    return train(model, TEXT, training, folder, judge, **options)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -107,7 +107,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_it_predicts_however_it_is_batch
     for batch, accumulation in ((8, 1), (2, 4)):
         points = []
         training = replace(QUICK, batch_size=batch, accumulation=accumulation, steps=3)
-        recover(cut_model(), text, training, tmp_path / str(batch), judge, points.append)
+        train(cut_model(), text, training, tmp_path / str(batch), judge, points.append)
         seen[batch] = [p.loss for p in points[1:]]
     assert seen[8] == pytest.approx(seen[2], rel=1e-4)
 
@@ -121,7 +121,7 @@ def test_labels_that_are_not_predicted_teach_nothing(tmp_path):
     with torch.no_grad():
         expected = torch.nn.functional.cross_entropy(model(ids).logits[:, 8], ids[:, 9]).item()
     text, training = TrainingText("one", ids, labels), replace(QUICK, batch_size=8, steps=1)
-    recover(model, text, training, tmp_path, judge, points.append)
+    train(model, text, training, tmp_path, judge, points.append)
     assert points[1].loss == pytest.approx(expected, rel=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_a_training_that_makes_it_worse_gives_the_model_back_as_it_came(tmp_path
     model = cut_model()
     before = logits(model)
     against = TrainingText("noise", random_ids(24, 16, seed=9), random_ids(24, 16, seed=9))
-    result = recover(model, against, replace(QUICK, learning_rate=0.05, max_rise=1e9), tmp_path, lambda m: _rises(m))
+    result = train(model, against, replace(QUICK, learning_rate=0.05, max_rise=1e9), tmp_path, lambda m: _rises(m))
     assert result.best_step == 0
     torch.testing.assert_close(logits(result.model), before, atol=1e-5, rtol=0)
 

@@ -8,8 +8,8 @@ from pruning.experiment import Experiment
 from pruning.export.hugging_face import save_model
 from pruning.model.model_source import DEMO_FOLDER
 from pruning.runs import steps
-from pruning.runs.sensitivity import findings
-from pruning.runs.sensitivity.findings import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED
+from pruning.runs.sensitivity import results
+from pruning.runs.sensitivity.results import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED
 from tests.requests import ask_to_learn
 from tests.runs.quick_runs import VOCABULARY, new_experiment, quick_settings, write_text
 from tests.tiny_models import tiny_model
@@ -29,6 +29,6 @@ def learn_all(root: Path, name: str, model_folder: Path, sizes: dict) -> Experim
     )
     steps.run("measure", experiment)
     for kind, options in ASKED:
-        ask_to_learn(experiment, findings.request(experiment, experiment.read_table(), kind, **options))
+        ask_to_learn(experiment, results.question(experiment, experiment.read_table(), kind, **options))
         steps.run("learn", experiment)
     return experiment

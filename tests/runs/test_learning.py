@@ -17,10 +17,20 @@ from pruning.model.surgery import cut
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.runs import steps
 from pruning.runs.context import load_held_out, warm_model
-from pruning.runs.sensitivity import findings
+from pruning.runs.sensitivity import results
 from pruning.runs.sensitivity import run as sensitivity
-from pruning.runs.sensitivity.findings import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED, Finding
 from pruning.runs.sensitivity.plans import protected_and_not, split_plans
+from pruning.runs.sensitivity.results import (
+    GRID,
+    INSIDE,
+    LAYERS,
+    MATRIX,
+    PROTECTION,
+    SPLIT,
+    STRATEGIES,
+    TRAINED,
+    SensitivityResult,
+)
 from pruning.runs.status import read_status, request_cancel
 from tests.requests import ask_to_learn
 
@@ -43,15 +53,15 @@ def experiment(measured) -> Experiment:
     return measured.branch()
 
 
-def asked(experiment: Experiment, kind: str, **options) -> findings.Request:
-    return findings.request(experiment, experiment.read_table(), kind, WINDOWS, **OPTIONS[kind] | options)
+def asked(experiment: Experiment, kind: str, **options) -> results.Question:
+    return results.question(experiment, experiment.read_table(), kind, WINDOWS, **OPTIONS[kind] | options)
 
 
-def find_out(experiment: Experiment, kind: str, **options) -> Finding:
+def answer(experiment: Experiment, kind: str, **options) -> SensitivityResult:
     wanted = asked(experiment, kind, **options)
     ask_to_learn(experiment, wanted)
     steps.run("learn", experiment)
-    return findings.read_finding(experiment, wanted)
+    return results.read_result(experiment, wanted)
 
 
 @pytest.fixture
@@ -95,7 +105,7 @@ def lowest(experiment: Experiment, layer_idx: int, kind: str, count: int) -> lis
     ("layer_idx", "kind", "cuts"), [(0, "mlp", (MLP,)), (3, "both", (ATTENTION, MLP)), (4, "attention", (ATTENTION,))]
 )
 def test_one_layer_cut_alone_is_its_columns_zeroed(experiment, loaded, windows, layer_idx, kind, cuts):
-    found = find_out(experiment, LAYERS)
+    found = answer(experiment, LAYERS)
     whole = losses_by_hand(loaded.model, windows)
     for one in cuts:
         zero_columns(loaded.model, layer_idx, one, lowest(experiment, layer_idx, one, {ATTENTION: 1, MLP: 6}[one]))
@@ -112,7 +122,7 @@ def test_one_layer_cut_alone_is_its_columns_zeroed(experiment, loaded, windows, 
 
 
 def test_every_layer_and_kind_has_a_point_and_every_method_a_correlation(experiment):
-    found = find_out(experiment, LAYERS)
+    found = answer(experiment, LAYERS)
     assert {(p["layer"], p["kind"]) for p in found.points} == {(i, k) for i in range(5) for k in ("attention", "mlp", "both")}
     assert len(found.points) == 15 and found.finished and found.seconds > 0
     methods = {"taylor", "taylor_2nd", "wanda", "l1", "l2", "gate", "fisher", "removal", "activation", "block_influence"}
@@ -124,7 +134,7 @@ def test_every_layer_and_kind_has_a_point_and_every_method_a_correlation(experim
 
 
 def test_foresight_is_the_sum_of_a_method_over_the_groups_that_went(experiment, loaded):
-    found = find_out(experiment, LAYERS)
+    found = answer(experiment, LAYERS)
     weights = loaded.model.model.layers[3].mlp
     channels = lowest(experiment, 3, MLP, 6)
     by_hand = sum(
@@ -156,9 +166,9 @@ def test_a_ratio_that_protection_cannot_reach_is_refused_not_lowered(experiment,
 
 
 def test_protect_or_not_is_the_loss_of_the_models_that_would_be_cut(experiment, loaded, windows):
-    found = find_out(experiment, PROTECTION)
+    found = answer(experiment, PROTECTION)
     assert [(p["seed"], p["ratio"]) for p in found.points] == [(0, 0.01), (0, 0.03), (1, 0.01), (1, 0.03)]
-    options = found.request.options
+    options = found.question.options
     plans = protected_and_not(experiment.read_table(), 0.03, "layer", options["first"], options["last"])
     losses = [losses_by_hand(cut(loaded.model, plan), windows) for plan in plans]
     point = found.point(seed=0, ratio=0.03)
@@ -169,9 +179,9 @@ def test_protect_or_not_is_the_loss_of_the_models_that_would_be_cut(experiment, 
 
 
 def test_after_training_both_scenarios_are_the_trained_models_that_were_cut(experiment, loaded, windows):
-    found = find_out(experiment, TRAINED)
+    found = answer(experiment, TRAINED)
     point, unreached = found.points
-    options = found.request.options
+    options = found.question.options
     plans = protected_and_not(experiment.read_table(), 0.02, "layer", options["first"], options["last"])
     for name, plan in zip(("all", "protected"), plans, strict=True):
         by_hand = losses_by_hand(cut(loaded.model, plan), windows)
@@ -183,14 +193,14 @@ def test_after_training_both_scenarios_are_the_trained_models_that_were_cut(expe
 
 
 def test_what_is_trained_leaves_the_loaded_model_as_it_was(experiment, loaded):
-    find_out(experiment, TRAINED)
+    answer(experiment, TRAINED)
     warm = warm_model(open_checkpoint(experiment.settings.base_model), experiment.settings).model
     for (name, ours), theirs in zip(warm.named_parameters(), loaded.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0, msg=name)
 
 
 def test_the_grid_without_protection_differs_by_nothing(experiment):
-    found = find_out(experiment, GRID)
+    found = answer(experiment, GRID)
     assert {(p["first"], p["last"]) for p in found.points} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert found.point(first=0, last=0)["difference"]["mean"] == pytest.approx(0, abs=1e-9)
     cost = experiment.shape().layers[0].mlp_channel_cost
@@ -199,21 +209,21 @@ def test_the_grid_without_protection_differs_by_nothing(experiment):
 
 
 def test_splits_remove_one_number_of_parameters_and_the_impossible_says_why(experiment):
-    found = find_out(experiment, SPLIT)
+    found = answer(experiment, SPLIT)
     cost = experiment.shape().layers[0].mlp_channel_cost
     reached = [p for p in found.points if "removed" in p]
     assert len(found.points) == 12 and {p["split"] for p in reached} >= {"auto", "0:10", "5:5"}
     assert max(p["removed"] for p in reached) - min(p["removed"] for p in reached) < cost
     plan = dict(split_plans(experiment.read_table(), 0.02))["auto"]
     assert found.point(split="auto")["attention"] == plan.removed_parameters[:, 0].sum()
-    far = find_out(experiment, SPLIT, ratios=[0.3])
+    far = answer(experiment, SPLIT, ratios=[0.3])
     assert any("reason" in p for p in far.points)
 
 
 def test_the_other_experiments_end(experiment, loaded, windows):
-    strategies = find_out(experiment, STRATEGIES)
+    strategies = answer(experiment, STRATEGIES)
     assert [p["strategy"] for p in strategies.points] == ["layer", "global"] and "difference" in strategies.whole
-    inside = find_out(experiment, INSIDE)
+    inside = answer(experiment, INSIDE)
     attention = [p for p in inside.points if p["kind"] == ATTENTION]
     assert [p["rank"] for p in attention] == ["lowest", "highest"]
     assert len(attention[0]["tokens"]) == len(attention[0]["after"]) + 1 == windows.shape[1]
@@ -223,7 +233,7 @@ def test_the_other_experiments_end(experiment, loaded, windows):
         column = model.model.layers[2].mlp.down_proj.weight[:, channel["group"]]
         expected = (model.lm_head.weight @ (model.model.norm.weight * column)).max().item()
     assert channel["raised"][0] == pytest.approx(expected, rel=1e-5)
-    matrix = find_out(experiment, MATRIX).whole
+    matrix = answer(experiment, MATRIX).whole
     assert matrix["smaller"]["shape"] == [18, 32] and matrix["dense"]["shape"] == [24, 32]
     assert matrix["zeros"]["zeros"] == 6 * 32 and matrix["zeros"]["bytes"] == matrix["dense"]["bytes"]
 
@@ -234,42 +244,42 @@ def test_one_that_is_cancelled_keeps_its_points_and_goes_on_where_it_was(measure
 
     def cancel_after_some(run, *points, **changes):
         keep(run, *points, **changes)
-        if len(run.finding.points) in (2, 6):
+        if len(run.result.points) in (2, 6):
             request_cancel(experiment)
 
     with monkeypatch.context() as patched:
         patched.setattr(sensitivity._Study, "keep", cancel_after_some)
         with pytest.raises(Cancelled):
-            find_out(experiment, kind)
+            answer(experiment, kind)
     wanted = asked(experiment, kind)
-    stopped = findings.read_finding(experiment, wanted)
+    stopped = results.read_result(experiment, wanted)
     assert read_status(experiment).state == "cancelled" and not stopped.finished and 0 < len(stopped.points) < 15
-    found = find_out(experiment, kind)
+    found = answer(experiment, kind)
     assert found.finished and found.points[: len(stopped.points)] == stopped.points
-    straight = find_out(measured.branch(), kind)
+    straight = answer(measured.branch(), kind)
     names = ("layer", "kind", "seed", "ratio", "perplexity")
     assert [{n: p.get(n) for n in names} for p in found.points] == [{n: p.get(n) for n in names} for p in straight.points]
 
 
 def test_what_was_found_is_not_measured_again(experiment, monkeypatch):
-    first = find_out(experiment, SPLIT)
+    first = answer(experiment, SPLIT)
     monkeypatch.setattr(sensitivity, "window_losses", None)
-    assert find_out(experiment, SPLIT) == first
-    assert find_out(experiment.branch(), SPLIT) == first
+    assert answer(experiment, SPLIT) == first
+    assert answer(experiment.branch(), SPLIT) == first
 
 
 def test_another_text_or_table_is_another_question(experiment):
     table = experiment.read_table()
-    first = findings.request(experiment, table, LAYERS)
-    assert first.file == findings.request(experiment, table, LAYERS).file
-    assert first.file != findings.request(experiment, table, LAYERS, windows=8).file
-    assert first.file != findings.request(experiment, table, LAYERS, share=0.5).file
+    first = results.question(experiment, table, LAYERS)
+    assert first.file == results.question(experiment, table, LAYERS).file
+    assert first.file != results.question(experiment, table, LAYERS, windows=8).file
+    assert first.file != results.question(experiment, table, LAYERS, share=0.5).file
     experiment.write_settings(replace(experiment.settings, eval_seq_len=32))
-    assert first.file != findings.request(experiment, table, LAYERS).file
+    assert first.file != results.question(experiment, table, LAYERS).file
 
 
 def test_a_table_of_some_layers_is_refused(experiment):
     table = experiment.read_table()
     experiment.write_table(table.restricted(range(1, 3)))
     with pytest.raises(PruningError, match="measure all of them"):
-        find_out(experiment, LAYERS)
+        answer(experiment, LAYERS)

@@ -12,7 +12,7 @@ from pruning.__main__ import main
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
 from pruning.model.checkpoint import load, open_checkpoint
-from pruning.model.model_source import preview
+from pruning.model.model_source import summarize
 from pruning.settings import resolve
 from tests.runs.quick_runs import quick_flags, save_tiny_model
 from tests.tiny_models import random_ids
@@ -37,7 +37,7 @@ def test_the_head_is_kept_and_counted_everywhere(tmp_path, text, capsys, form):
     source = said_to_be_tied(tmp_path / "source", form)
     truth = save_tiny_model(tmp_path / "truth")  # the same weights under a config that is right
     expected = open_checkpoint(str(truth))
-    for shape in (preview(str(source)).shape, open_files(str(source), tmp_path).shape, open_checkpoint(str(source)).shape):
+    for shape in (summarize(str(source)).shape, open_files(str(source), tmp_path).shape, open_checkpoint(str(source)).shape):
         assert shape == expected.shape
     assert open_files(str(source), tmp_path).parameters == expected.shape.parameters
     settings = resolve({"base_model": "", "device": "cpu"})

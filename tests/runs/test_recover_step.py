@@ -28,7 +28,7 @@ from pruning.model.calibration import CALIBRATION, draw_samples, load_corpus, wi
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.model.held_out import HeldOutText, perplexity
 from pruning.model.model_source import DEMO_FOLDER
-from pruning.model.repair import reconstruct
+from pruning.model.repair import repair
 from pruning.model.surgery import cut
 from pruning.runs import recover, results, steps, train
 from pruning.runs.context import load_held_out
@@ -438,7 +438,7 @@ def test_repair_alone_puts_the_repaired_model_in_the_place_of_the_cut_one(experi
     source = load(open_checkpoint(experiment.settings.base_model), resolve({})).model
     again = cut(source, plan)
     samples = draw_samples(load_corpus(experiment.settings.corpus, CALIBRATION), repaired.tokenizer, 13, 16, 0)
-    reconstruct(source, again, plan, samples)
+    repair(source, again, plan, samples)
     torch.testing.assert_close(logits(again), logits(repaired.model), atol=1e-4, rtol=0)
     experiment.write_settings(replace(experiment.settings, finetune=True))
     steps.run("recover", experiment)  # is not repaired twice, and begins with the repaired model

@@ -12,8 +12,8 @@ from pruning.files import read_json
 from pruning.runs import steps, trials
 from pruning.runs.recovery_settings import OF_TRAINING
 from pruning.runs.requests import settings_asked_for
-from pruning.runs.sensitivity import findings
-from pruning.runs.sensitivity.findings import INSIDE
+from pruning.runs.sensitivity import results
+from pruning.runs.sensitivity.results import INSIDE
 from pruning.runs.status import create_experiment, read_status, write_status
 from pruning.runs.trials import JUDGED_BY, Waiting
 from pruning.settings import plan_settings
@@ -35,8 +35,8 @@ def log_of(experiment: Experiment) -> str:
     return experiment.path(read_status(experiment).log).read_text()
 
 
-def question(experiment: Experiment) -> findings.Request:
-    return findings.request(experiment, experiment.read_table(), INSIDE)
+def question(experiment: Experiment) -> results.Request:
+    return results.request(experiment, experiment.read_table(), INSIDE)
 
 
 def judged_by(experiment: Experiment) -> dict:
@@ -79,7 +79,7 @@ def test_what_was_measured_is_known_under_another_name(renamed):
 
 
 def test_what_was_found_and_tried_is_known_under_another_name(renamed):
-    assert findings.read_finding(renamed, question(renamed)).finished
+    assert results.read_result(renamed, question(renamed)).finished
     known = trials.find_by_settings(
         trials.read_trials(renamed), renamed.read_table(), plan_settings(renamed.settings), judged_by(renamed)
     )
@@ -102,8 +102,8 @@ def test_a_finding_named_by_the_old_path_is_still_found(used, renamed):
     content["request"]["basis"]["table"]["calibration"]["corpus"] = "/gone/old/calibration.txt"
     new.with_name("inside-0123456789ab.json").write_text(json.dumps(content))
     new.unlink()
-    assert findings.read_finding(renamed, question(renamed)).finished
-    assert findings.read_finding(renamed, findings.request(renamed, renamed.read_table(), INSIDE, layer=0)) is None
+    assert results.read_result(renamed, question(renamed)).finished
+    assert results.read_result(renamed, results.request(renamed, renamed.read_table(), INSIDE, layer=0)) is None
 
 
 def test_what_is_taken_over_from_another_names_the_own_text(renamed, model_folder):

@@ -135,7 +135,7 @@ def _shape() -> ModelShape | None:
     try:
         if experiment is not None and experiment.is_measured and experiment.settings.base_model == base_model:
             return experiment.shape()
-        return workspace.preview_of(base_model).shape
+        return workspace.summary_of(base_model).shape
     except (PruningError, KeyError):
         return None
 

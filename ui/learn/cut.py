@@ -7,10 +7,10 @@ import streamlit as st
 from analysis import charts, sensitivity
 from pruning.errors import PruningError
 from pruning.planning.planner import Planned, plan_from_settings
-from pruning.runs.sensitivity.findings import GRID, PROTECTION, TRAINED, default_options
+from pruning.runs.sensitivity.results import GRID, PROTECTION, TRAINED, default_options
 from pruning.settings import defaults_of
 from ui.learn import measure
-from ui.learn.frame import Lesson, measured, try_plan
+from ui.learn.frame import Subject, measured, try_plan
 from ui.page_frame import chart
 from ui.translation import error_text, t, words
 from ui.workspace import Measured
@@ -18,7 +18,7 @@ from ui.workspace import Measured
 STEPS = ("rates", "filter", "groups", "propagate", "cut")
 
 
-def show(about: Lesson) -> None:
+def show(about: Subject) -> None:
     st.markdown(t("learn.cut.idea"))
     found = measured(about)
     if found is None:
@@ -68,7 +68,7 @@ def _planned(found: Measured) -> Planned:
     return plan_from_settings(found.table, replace(defaults_of("layer"), **rates), found.layers)
 
 
-def _protection(about: Lesson) -> None:
+def _protection(about: Subject) -> None:
     """The measurement `protection` and its grid, with strategy and number of protected layers to choose."""
     st.subheader(t("learn.protection.title"))
     st.markdown(t("learn.protection.idea"))
@@ -85,7 +85,7 @@ def _protection(about: Lesson) -> None:
         )
         first = st.slider(t("learn.protection.first"), 0, most, options["first"], key=f"learn_first{most}", width=220)
         last = st.slider(t("learn.protection.last"), 0, most, options["last"], key=f"learn_last{most}", width=220)
-    found = measure.finding(about, PROTECTION, strategy=strategy, first=first, last=last)
+    found = measure.result(about, PROTECTION, strategy=strategy, first=first, last=last)
     if found is not None:
         chart(charts.protection_curves(found, words), "protection", t("learn.protection.alt"))
         st.markdown(t(f"learn.protection.{sensitivity.protection_in_all(found)}", first=first, last=last))
@@ -93,17 +93,17 @@ def _protection(about: Lesson) -> None:
         for row in sensitivity.protection_verdicts(found):
             st.markdown(t(f"learn.protection.ratio.{row.pop('verdict')}", **row))
         _trained(about, strategy, first, last)
-    grid = measure.finding(about, GRID, strategy=strategy)
+    grid = measure.result(about, GRID, strategy=strategy)
     if grid is not None:
         chart(charts.protection_grid(grid, words), "protection_grid", t("learn.protection.grid.alt"))
         best = sensitivity.best_of_grid(grid)
         if best is not None:
-            st.markdown(t("learn.protection.grid", ratio=grid.request.options["ratio"], **best["difference"], **_place(best)))
+            st.markdown(t("learn.protection.grid", ratio=grid.question.options["ratio"], **best["difference"], **_place(best)))
 
 
-def _trained(about: Lesson, strategy: str, first: int, last: int) -> None:
+def _trained(about: Subject, strategy: str, first: int, last: int) -> None:
     """Both cuts after the same LoRA."""
-    found = measure.finding(about, TRAINED, strategy=strategy, first=first, last=last)
+    found = measure.result(about, TRAINED, strategy=strategy, first=first, last=last)
     if found is None:
         return
     chart(charts.protection_trained(found, words), "protection_trained", t("learn.trained.alt"))

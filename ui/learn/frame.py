@@ -16,7 +16,7 @@ from ui.workspace import Measured
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Subject:
     """The model that the chapters are about: that of the open experiment, else the chosen one. `active`: a job runs."""
 
     name: str
@@ -25,20 +25,20 @@ class Lesson:
     active: bool
 
 
-def lesson(active: bool) -> Lesson | None:
+def subject(active: bool) -> Subject | None:
     """The model that the page is about; None, with the reason shown, if not even its sizes are known."""
     try:
         found = workspace.measured()
         if found is not None:
-            return Lesson(found.experiment.settings.base_model, found.table.shape, found, active)
+            return Subject(found.experiment.settings.base_model, found.table.shape, found, active)
         name = workspace.chosen_model()
-        return Lesson(name, workspace.preview_of(name).shape, None, active)
+        return Subject(name, workspace.summary_of(name).shape, None, active)
     except PruningError as error:
         st.error(error_text(error), icon=":material/error:")
         return None
 
 
-def measured(about: Lesson) -> Measured | None:
+def measured(about: Subject) -> Measured | None:
     """The measurement of this model; without one, the offer to make it."""
     if about.found is None:
         st.info(t("learn.not_measured", model=about.name), icon=":material/info:")
@@ -46,7 +46,7 @@ def measured(about: Lesson) -> Measured | None:
     return about.found
 
 
-def try_plan(about: Lesson, chapter: str, **values) -> None:
+def try_plan(about: Subject, chapter: str, **values) -> None:
     """The end of a chapter: something to try on the Plan page, opened with these values of its widgets."""
     if about.found is None:
         return
@@ -55,7 +55,7 @@ def try_plan(about: Lesson, chapter: str, **values) -> None:
     _try(chapter, "plan", lambda: plan_form.set_values(experiment.name, wanted))
 
 
-def try_importance(about: Lesson, chapter: str, section: str) -> None:
+def try_importance(about: Subject, chapter: str, section: str) -> None:
     """The same on a section of the Importance page."""
     if about.found is not None:
         _try(chapter, "importance", lambda: st.session_state.update(importance_section=section))

@@ -6,15 +6,15 @@ import streamlit as st
 
 from analysis import charts, sensitivity
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP
-from pruning.runs.sensitivity.findings import INSIDE, Finding
+from pruning.runs.sensitivity.results import INSIDE, SensitivityResult
 from ui.learn import measure
-from ui.learn.frame import Lesson, measured, try_plan
+from ui.learn.frame import Subject, measured, try_plan
 from ui.page_frame import chart
 from ui.plan.values import LOWEST_RATIO
 from ui.translation import Markdown, code, t, words
 
 
-def show(about: Lesson) -> None:
+def show(about: Subject) -> None:
     layer_idx = _layer(about)
     layer = about.shape.layers[layer_idx]
     kinds = [kind for kind in GROUP_TYPES if layer.group_count(kind)]
@@ -48,19 +48,19 @@ def show(about: Lesson) -> None:
     st.subheader(t("learn.inside.title"))
     st.markdown(t("learn.inside.idea"))
     if measured(about) is not None:
-        found = measure.finding(about, INSIDE, layer=layer_idx)
+        found = measure.result(about, INSIDE, layer=layer_idx)
         if found is not None:
             _inside(found)
     letter = "a" if kind == ATTENTION else "m"
     try_plan(about, "group", ratio=LOWEST_RATIO, cut=f"{layer_idx}{letter}{group}")
 
 
-def _layer(about: Lesson) -> int:
+def _layer(about: Subject) -> int:
     last = about.shape.num_layers - 1
     return st.slider(t("learn.layer"), 0, last, about.shape.num_layers // 2, key=f"learn_layer{last}") if last else 0
 
 
-def _inside(found: Finding) -> None:
+def _inside(found: SensitivityResult) -> None:
     for point in found.points:
         if point["kind"] == ATTENTION:
             numbers = {name: point[name] for name in ("group", "perplexity", "rise", "error")}

@@ -5,14 +5,14 @@ import streamlit as st
 from analysis import charts, sensitivity
 from pruning.errors import PruningError
 from pruning.planning.protection import Protection
-from ui.learn.frame import Lesson, measured, try_plan
+from ui.learn.frame import Subject, measured, try_plan
 from ui.page_frame import chart
 from ui.translation import error_text, t, words
 
 _FIRST = 0.25  # the budget at first
 
 
-def show(about: Lesson) -> None:
+def show(about: Subject) -> None:
     layer = about.shape.layers[0]
     numbers = sensitivity.attention_query_heads(layer)
     st.markdown(t("learn.knapsack.idea", **numbers))

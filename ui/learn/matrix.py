@@ -3,18 +3,18 @@
 import streamlit as st
 
 from analysis import charts, sensitivity
-from pruning.runs.sensitivity.findings import MATRIX
+from pruning.runs.sensitivity.results import MATRIX
 from ui.learn import measure
-from ui.learn.frame import Lesson, measured, try_plan
+from ui.learn.frame import Subject, measured, try_plan
 from ui.page_frame import chart
 from ui.translation import t, words
 
 
-def show(about: Lesson) -> None:
+def show(about: Subject) -> None:
     st.markdown(t("learn.matrix.idea"))
     if measured(about) is None:
         return
-    found = measure.finding(about, MATRIX)
+    found = measure.result(about, MATRIX)
     if found is None:
         return
     chart(charts.matrix_corners(found, words), "matrix", t("learn.matrix.alt"))

@@ -5,20 +5,20 @@ import streamlit as st
 from analysis import charts, sensitivity
 from pruning.methods import IMPORTANCE_METHODS
 from pruning.planning.shape import MLP
-from pruning.runs.sensitivity.findings import BOTH, KINDS, LAYERS
+from pruning.runs.sensitivity.results import BOTH, KINDS, LAYERS
 from ui.learn import measure
-from ui.learn.frame import Lesson, measured, try_importance
+from ui.learn.frame import Subject, measured, try_importance
 from ui.page_frame import chart
 from ui.translation import t, words
 
 
-def show(about: Lesson) -> None:
+def show(about: Subject) -> None:
     st.markdown(t("learn.scores.idea"))
     st.markdown("\n".join(f"- `{method}`: {t(f'method.{method}.sees')}" for method in IMPORTANCE_METHODS))
     if measured(about) is None:
         return
     share = st.slider(t("learn.scores.share"), 0.1, 0.9, 0.25, 0.05, format="percent", key="learn_share")
-    found = measure.finding(about, LAYERS, share=share)
+    found = measure.result(about, LAYERS, share=share)
     if found is None:
         return
     chart(charts.layer_sensitivity(found, words), "sensitivity", t("learn.scores.alt"))
@@ -30,7 +30,7 @@ def show(about: Lesson) -> None:
         required=True,
         key="learn_foresight",
     )
-    ranked = measure.finding(about, LAYERS, share=share, kinds=[BOTH]) if kind == BOTH else found
+    ranked = measure.result(about, LAYERS, share=share, kinds=[BOTH]) if kind == BOTH else found
     if ranked is not None:
         chart(charts.foresight(ranked, kind, words), "foresight", t("learn.scores.foresight.alt"))
     st.markdown(t("learn.scores.text", **sensitivity.layer_numbers(found)))

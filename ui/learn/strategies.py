@@ -5,22 +5,22 @@ import streamlit as st
 from analysis import charts, sensitivity
 from analysis.charts import percent
 from pruning.planning.plan import PruningPlan
-from pruning.runs.sensitivity.findings import SPLIT, STRATEGIES
 from pruning.runs.sensitivity.plans import strategy_plans
+from pruning.runs.sensitivity.results import SPLIT, STRATEGIES
 from ui.learn import measure
-from ui.learn.frame import Lesson, measured, try_plan
+from ui.learn.frame import Subject, measured, try_plan
 from ui.page_frame import chart
 from ui.translation import t, words
 
 
-def show(about: Lesson) -> None:
+def show(about: Subject) -> None:
     st.markdown(t("learn.strategies.idea"))
     found = measured(about)
     if found is None:
         return
-    compared = measure.finding(about, STRATEGIES)
+    compared = measure.result(about, STRATEGIES)
     if compared is not None:
-        ratio = compared.request.options["ratio"]
+        ratio = compared.question.options["ratio"]
         plans = [plan for _, plan, _ in strategy_plans(found.table, ratio, found.layers)]
         names = tuple(t(f"plan.strategy.{name}") for name in ("layer", "global"))
         chart(charts.plan_difference(plans[0], plans[1], names, words), "learn_difference", t("learn.strategies.alt"))
@@ -28,7 +28,7 @@ def show(about: Lesson) -> None:
         verdict = sensitivity.strategy_verdict(compared)
         st.markdown(t(f"learn.strategies.{verdict}", ratio=ratio, **_difference(compared)))
     st.subheader(t("learn.split.title"))
-    split = measure.finding(about, SPLIT)
+    split = measure.result(about, SPLIT)
     if split is not None:
         chart(charts.split_curves(split, words), "learn_split", t("learn.split.alt"))
         measure.left_out(split)

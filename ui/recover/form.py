@@ -12,11 +12,11 @@ from pruning.experiment import RECOVERY_FILE, REPAIR_FILE, Experiment
 from pruning.model.model_source import DEMO
 from pruning.planning.plan import PruningPlan
 from pruning.planning.recovery_cost import RECIPES, recipe, recipe_for
-from pruning.runs import training_course
+from pruning.runs import training_history
 from pruning.runs.jobs import queue
 from pruning.runs.measured_cost import read_measured
 from pruning.runs.requests import settings_asked_for
-from pruning.runs.training_course import TrainingCourse
+from pruning.runs.training_history import TrainingHistory
 from pruning.settings import SETTINGS, Settings, resolve
 from ui import corpus_picker, settings_widgets, workspace
 from ui.recover import cost
@@ -203,7 +203,7 @@ def _more(training: str) -> None:
 
 def _start_button(experiment: Experiment, settings: Settings, disabled: bool) -> None:
     asks_for_nothing = not (settings.finetune or (settings.reconstruct and not experiment.has(REPAIR_FILE)))
-    stopped = training_course.read_unfinished(experiment)
+    stopped = training_history.read_unfinished(experiment)
     label, note = _start_words(experiment, settings, stopped)
     st.button(
         t(f"recover.{label}"),
@@ -222,7 +222,7 @@ def _start_button(experiment: Experiment, settings: Settings, disabled: bool) ->
         st.error(message, icon=":material/error:")
 
 
-def _start_words(experiment: Experiment, settings: Settings, stopped: TrainingCourse | None) -> tuple[str, str | None]:
+def _start_words(experiment: Experiment, settings: Settings, stopped: TrainingHistory | None) -> tuple[str, str | None]:
     """What the button says, and what is said under it about a training that was there before."""
     if not settings.finetune:
         return "start", None
@@ -230,7 +230,7 @@ def _start_words(experiment: Experiment, settings: Settings, stopped: TrainingCo
         begins_repaired = settings.reconstruct or experiment.has(REPAIR_FILE)
         goes_on = stopped.is_same_as(settings) and stopped.began_repaired == begins_repaired
         return ("go_on", "go_on") if goes_on else ("start", "anew")
-    return ("again", "again") if training_course.read_course(experiment) else ("start", None)
+    return ("again", "again") if training_history.read_history(experiment) else ("start", None)
 
 
 def _start(experiment: Experiment) -> None:

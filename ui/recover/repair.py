@@ -4,18 +4,18 @@ import streamlit as st
 
 from analysis import charts
 from pruning.experiment import Experiment
-from pruning.runs import training_course
+from pruning.runs import training_history
 from ui.page_frame import chart
 from ui.translation import t, words
 
 
 def show(experiment: Experiment, num_layers: int) -> None:
     """Draws nothing when there was no repair; `num_layers` are those of the model before the cut."""
-    matrices = training_course.repaired_matrices(experiment)
+    matrices = training_history.repaired_matrices(experiment)
     if matrices is None:
         return
     st.subheader(t("repair.result"))
-    on = training_course.repaired_on(experiment)
+    on = training_history.repaired_on(experiment)
     corpus, seed = on["corpus"], on.get("seed", "?")
     st.caption(t("repair.basis", matrices=len(matrices), tokens=on["tokens"], corpus=corpus, seed=seed))
     if matrices.empty:

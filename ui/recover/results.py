@@ -6,10 +6,10 @@ from analysis import charts
 from pruning.errors import PruningError
 from pruning.experiment import RECOVERY_FILE, RECOVERY_FOLDER, REPAIR_FILE, SAMPLES_FILE, Experiment
 from pruning.planning.plan import PruningPlan
-from pruning.runs import training_course
+from pruning.runs import training_history
 from pruning.runs.jobs import queue
 from pruning.runs.status import FAILED, JobStatus
-from pruning.runs.training_course import TrainingCourse
+from pruning.runs.training_history import TrainingHistory
 from ui import written_texts
 from ui.links import link
 from ui.page_frame import chart
@@ -27,12 +27,12 @@ def live(experiment: Experiment, status: JobStatus) -> None:
     if not path.exists() or path.stat().st_mtime < status.started:  # that of an earlier job
         return
     try:
-        found = training_course.read_unfinished(experiment)
+        found = training_history.read_unfinished(experiment)
     except PruningError as error:
         st.error(error_text(error), icon=":material/error:")
         return
     if found is not None:
-        left = status.seconds_left if status.unit == "steps" and found.state == training_course.RUNNING else None
+        left = status.seconds_left if status.unit == "steps" and found.state == training_history.RUNNING else None
         st.caption(t("recover.live"))
         _strip(found, left)
         _curves(found)
@@ -43,12 +43,12 @@ def cancelled_sentence(experiment: Experiment) -> str | None:
     status = queue().status(experiment)
     if status is None or status.kind != "recover":
         return None
-    course = training_course.read_unfinished(experiment)
-    if course is None or (course.state == training_course.CANCELLED and course.best_perplexity is None):
+    history = training_history.read_unfinished(experiment)
+    if history is None or (history.state == training_history.CANCELLED and history.best_perplexity is None):
         return t("recover.cancelled.nothing")
-    if course.state != training_course.CANCELLED:
+    if history.state != training_history.CANCELLED:
         return t("recover.cancelled.stopped")
-    return t("recover.cancelled.best", step=course.best_step, steps=course.steps, perplexity=course.best_perplexity)
+    return t("recover.cancelled.best", step=history.best_step, steps=history.steps, perplexity=history.best_perplexity)
 
 
 def advice(experiment: Experiment) -> None:
@@ -63,33 +63,33 @@ def advice(experiment: Experiment) -> None:
 
 def has_results(experiment: Experiment) -> bool:
     """Whether a repair or a training left something to see."""
-    return experiment.has(REPAIR_FILE) or _shown_course(experiment) is not None
+    return experiment.has(REPAIR_FILE) or _shown_history(experiment) is not None
 
 
 def results(experiment: Experiment, plan: PruningPlan) -> None:
     """All that is there of a recovery."""
-    metrics, course = experiment.metrics(), _shown_course(experiment)
+    metrics, history = experiment.metrics(), _shown_history(experiment)
     st.subheader(t("recover.result", experiment=experiment.name))
     _perplexities(metrics)
     if metrics.get("recovery"):
         st.caption(_training_in_words(metrics["recovery"]))
-    if course is not None:
-        _curves(course)
-        st.caption(t("recover.validation", text=course.validation["text"]))
+    if history is not None:
+        _curves(history)
+        st.caption(t("recover.validation", text=history.validation["text"]))
     repair.show(experiment, plan.shape.num_layers)
     _texts(experiment)
 
 
-def _shown_course(experiment: Experiment) -> TrainingCourse | None:
+def _shown_history(experiment: Experiment) -> TrainingHistory | None:
     """The training of the saved model; if there was none, one that was stopped or failed."""
-    return training_course.read_course(experiment) or training_course.read_unfinished(experiment)
+    return training_history.read_history(experiment) or training_history.read_unfinished(experiment)
 
 
-def _strip(course: TrainingCourse, seconds_left: float | None) -> None:
-    last, unknown = course.last, t("recover.unknown")
-    best = course.best_perplexity
+def _strip(history: TrainingHistory, seconds_left: float | None) -> None:
+    last, unknown = history.last, t("recover.unknown")
+    best = history.best_perplexity
     figures = {
-        "step": t("recover.live.steps", step=last["step"], steps=course.steps),
+        "step": t("recover.live.steps", step=last["step"], steps=history.steps),
         "loss": f"{last['loss']:.3f}" if last["step"] else unknown,
         "rate": f"{last['learning_rate']:.1e}",
         "best": unknown if best is None else f"{best:.2f}",
@@ -101,12 +101,12 @@ def _strip(course: TrainingCourse, seconds_left: float | None) -> None:
             st.metric(t(f"recover.live.{name}"), value, border=True)
 
 
-def _curves(course: TrainingCourse) -> None:
+def _curves(history: TrainingHistory) -> None:
     left, right = st.columns(2)
     with left:
-        chart(charts.training_loss(course, words), "training_loss", t("recover.loss.alt"))
+        chart(charts.training_loss(history, words), "training_loss", t("recover.loss.alt"))
     with right:
-        chart(charts.recovery_perplexity(course, words), "recovery_perplexity", t("recover.perplexity.alt"))
+        chart(charts.recovery_perplexity(history, words), "recovery_perplexity", t("recover.perplexity.alt"))
 
 
 def _perplexities(metrics: dict) -> None:

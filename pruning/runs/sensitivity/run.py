@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import Cancelled, PruningError
-from ...experiment import FINDINGS_FOLDER, LAYERS_FILE, write_whole
+from ...experiment import LAYERS_FILE, SENSITIVITY_FOLDER, write_whole
 from ...methods import IMPORTANCE_METHODS, LAYER_METHODS
 from ...model import matrix_sizes
 from ...model.calibration import CALIBRATION, draw_samples, load_corpus
@@ -28,7 +28,7 @@ from ...model.masking import masked
 from ...model.model_source import DEMO
 from ...model.sensitivity import LayerWalk, Rise, perplexity_of, token_losses, window_losses, written_tokens
 from ...model.surgery import cut
-from ...model.training import recover as train
+from ...model.training import train
 from ...planning.comparison import spearman
 from ...planning.group_table import GroupTable
 from ...planning.plan import PruningPlan
@@ -38,21 +38,21 @@ from ...settings import SETTINGS, Settings
 from ...words import counted, readable_duration
 from ..context import Run, load_held_out, load_model
 from ..train import TrainingData, training_data, training_from_settings
-from . import findings
-from .findings import KINDS, Finding, Request, read_finding, write_finding
+from . import results
 from .plans import lowest_of_layer, protected_and_not, split_plans, strategy_plans, with_first_and_last_protected
+from .results import KINDS, Question, SensitivityResult, read_result, write_result
 
 _SHOWN_CHANNELS, _SHOWN_TOKENS = 3, 8
 
 
-def find_out(run: Run, loaded: LoadedModel, text: HeldOutText) -> None:
+def answer(run: Run, loaded: LoadedModel, text: HeldOutText) -> None:
     """Answers the question that the run was asked; points that are kept from before are left out."""
     table = run.experiment.read_table()
     missing = table.groups.size - len(table.order)
     if missing:
         raise PruningError("learn_needs_all_groups", missing=missing)
-    wanted = findings.asked_in(run.experiment, run.request)
-    found = read_finding(run.experiment, wanted) or Finding(wanted)
+    wanted = results.asked_in(run.experiment, run.request)
+    found = read_result(run.experiment, wanted) or SensitivityResult(wanted)
     study = _Study(run, loaded, text, table, replace(found, text=text.basis), time.time())
     if not found.finished:
         _EXPERIMENTS[wanted.experiment](study)
@@ -67,16 +67,16 @@ class _Study:
     loaded: LoadedModel
     text: HeldOutText
     table: GroupTable
-    finding: Finding
+    result: SensitivityResult
     began: float
 
     @property
-    def wanted(self) -> Request:
-        return self.finding.request
+    def wanted(self) -> Question:
+        return self.result.question
 
     @property
     def options(self) -> dict:
-        return self.finding.request.options
+        return self.result.question.options
 
     @cached_property
     def _corpus(self):
@@ -105,22 +105,22 @@ class _Study:
     def keep(self, *points: dict, whole: dict | None = None) -> None:
         """Writes points, or what is true of all of them, at once: a run that is stopped continues from here."""
         now = time.time()
-        self.finding = replace(
-            self.finding,
-            points=[*self.finding.points, *points],
-            whole=self.finding.whole | (whole or {}),
-            seconds=self.finding.seconds + now - self.began,
+        self.result = replace(
+            self.result,
+            points=[*self.result.points, *points],
+            whole=self.result.whole | (whole or {}),
+            seconds=self.result.seconds + now - self.began,
         )
         self.began = now
-        write_finding(self.run.experiment, self.finding)
+        write_result(self.run.experiment, self.result)
 
     def note_whole(self, losses: np.ndarray) -> None:
-        self.finding = replace(self.finding, perplexity=_finite(perplexity_of(losses)))
+        self.result = replace(self.result, perplexity=_finite(perplexity_of(losses)))
 
     def finish(self) -> None:
-        self.finding = replace(self.finding, finished=True)
+        self.result = replace(self.result, finished=True)
         self.keep()
-        points, time_taken = counted(len(self.finding.points), "point"), readable_duration(self.finding.seconds)
+        points, time_taken = counted(len(self.result.points), "point"), readable_duration(self.result.seconds)
         self.run.progress.say(f"    {self.wanted.experiment}: {points}, {time_taken}")
 
     # scores -----------------------------------------------------------------------------------------------------------
@@ -143,8 +143,8 @@ class _Study:
         return [np.load(path) for path in paths]
 
     def _kept_importance(self, method: str, seed: int, count: int) -> Path:
-        key = Request(method, {"seed": seed, "count": count}, self.wanted.basis | {"table": None, "windows": None})
-        return self.run.experiment.path(FINDINGS_FOLDER, key.file.replace(".json", ".npy"))
+        key = Question(method, {"seed": seed, "count": count}, self.wanted.basis | {"table": None, "windows": None})
+        return self.run.experiment.path(SENSITIVITY_FOLDER, key.file.replace(".json", ".npy"))
 
     def layer_importance(self, method: str, seed: int, count: int) -> np.ndarray:
         """Importance of every layer by `method`, [layers]; the experiment's own where it was measured by this method."""
@@ -181,7 +181,7 @@ def _layers(study: _Study) -> None:
         for layer in range(layers):
             new = []
             for number, kind in enumerate(kinds):
-                if study.finding.point(layer=layer, kind=kind):
+                if study.result.point(layer=layer, kind=kind):
                     continue
                 begun = windows * (layer * len(kinds) + number)
                 plan = lowest_of_layer(study.table, layer, KINDS[kind], study.options["share"])
@@ -201,7 +201,7 @@ def _foresee(study: _Study) -> None:
     is its importance of the layer, whatever was cut.
     """
     seed, count = study.run.experiment.settings.seed, study.options["samples"]
-    foreseen = dict(study.finding.whole.get("foreseen", {}))
+    foreseen = dict(study.result.whole.get("foreseen", {}))
     cuts = {
         kind: [
             lowest_of_layer(study.table, layer, KINDS[kind], study.options["share"])
@@ -218,7 +218,7 @@ def _foresee(study: _Study) -> None:
             foreseen[method] = dict.fromkeys(cuts, study.layer_importance(method, seed, count).tolist())
             study.keep(whole={"foreseen": foreseen})
     measured = {
-        kind: np.array([point["rise"] for i in range(len(plans)) if (point := study.finding.point(layer=i, kind=kind))])
+        kind: np.array([point["rise"] for i in range(len(plans)) if (point := study.result.point(layer=i, kind=kind))])
         for kind, plans in cuts.items()
     }
     correlations = {
@@ -235,7 +235,7 @@ def _protection(study: _Study) -> None:
     """All layers cut against first and last ones spared, the same number of parameters, over ratios and calibration seeds."""
     options = study.options
     todo = [(seed, ratio) for seed in options["seeds"] for ratio in options["ratios"]]
-    todo = [one for one in todo if not study.finding.point(seed=one[0], ratio=one[1])]
+    todo = [one for one in todo if not study.result.point(seed=one[0], ratio=one[1])]
     for seed in {seed for seed, _ in todo}:
         study.table_of_seed(seed)
     with study.run.progress.step("perplexity", 0, "windows", detail="protect or not"):
@@ -260,7 +260,7 @@ def _compared(study: _Study, seed: int, ratio: float, place: int, places: int) -
 def _trained(study: _Study) -> None:
     """Both scenarios cut for real, each trained by the same LoRA on the same text; one calibration seed."""
     options = study.options
-    todo = [ratio for ratio in options["ratios"] if not study.finding.point(ratio=ratio)]
+    todo = [ratio for ratio in options["ratios"] if not study.result.point(ratio=ratio)]
     study.note_whole(study.whole)
     settings = _same_training(study)
     data = training_data(settings, study.loaded, study.text)
@@ -314,7 +314,7 @@ def _losses_after_training(study: _Study, plan: PruningPlan, settings: Settings,
 def _grid(study: _Study) -> None:
     """The same ratio with n first and m last layers protected, n x m; the cut of all layers is one of the points."""
     options = study.options
-    todo = [(n, m) for n in options["firsts"] for m in options["lasts"] if not study.finding.point(first=n, last=m)]
+    todo = [(n, m) for n in options["firsts"] for m in options["lasts"] if not study.result.point(first=n, last=m)]
     with study.run.progress.step("perplexity", 0, "windows", detail="first x last layers protected"):
         study.note_whole(study.whole)
         plan = with_first_and_last_protected(study.table, options["ratio"], options["strategy"], 0, 0)
@@ -341,7 +341,7 @@ def _split(study: _Study) -> None:
         (ratio, split, plan)
         for ratio in study.options["ratios"]
         for split, plan in split_plans(study.table, ratio)
-        if not study.finding.point(ratio=ratio, split=split)
+        if not study.result.point(ratio=ratio, split=split)
     ]
     with study.run.progress.step("perplexity", 0, "windows", detail="attention : MLP"):
         study.note_whole(study.whole)
@@ -417,14 +417,14 @@ def _matrix(study: _Study) -> None:
 
 
 _EXPERIMENTS = {
-    findings.LAYERS: _layers,
-    findings.PROTECTION: _protection,
-    findings.TRAINED: _trained,
-    findings.GRID: _grid,
-    findings.SPLIT: _split,
-    findings.STRATEGIES: _strategies,
-    findings.INSIDE: _inside,
-    findings.MATRIX: _matrix,
+    results.LAYERS: _layers,
+    results.PROTECTION: _protection,
+    results.TRAINED: _trained,
+    results.GRID: _grid,
+    results.SPLIT: _split,
+    results.STRATEGIES: _strategies,
+    results.INSIDE: _inside,
+    results.MATRIX: _matrix,
 }
 
 
@@ -462,10 +462,10 @@ def _write_array(path, values: np.ndarray) -> None:
     write_whole(path, content.getvalue())
 
 
-def learn(run: Run) -> None:
+def measure_sensitivity(run: Run) -> None:
     """Runs the experiment that is asked for: what cuts do to the loss, masked; the model is not cut."""
     loaded = load_model(run)
     with run.progress.step("baseline", detail="of the model as it is, on the windows of the experiment"):
-        windows = findings.asked_in(run.experiment, run.request).basis["windows"]
+        windows = results.asked_in(run.experiment, run.request).basis["windows"]
         text = load_held_out(replace(run.settings, eval_windows=windows), loaded)
-    find_out(run, loaded, text)
+    answer(run, loaded, text)

@@ -1,8 +1,8 @@
 """Sensitivity measurements, how cuts change the loss: what is asked for, and the results. Imports no torch.
 
-    page --request--> worker --> sensitivity/<experiment>-<digest>.json --read--> page
+    page --question--> worker --> sensitivity/<experiment>-<digest>.json --read--> page
 
-A finding is named by all that its numbers depend on, so that the same question is answered at once, and one that was stopped
+A result is named by all that its numbers depend on, so that the same question is answered at once, and one that was stopped
 continues where it was.
 
     layers      one layer at a time        protection  all layers or protected ones, same number of parameters
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ...errors import PruningError
-from ...experiment import FINDINGS_FOLDER, Experiment, located, portable
+from ...experiment import SENSITIVITY_FOLDER, Experiment, located, portable
 from ...files import naming_damage, read_json, write_json
 from ...forms import ANY, ANYTHING, FLAG, NUMBER, TEXT, optional, require
 from ...planning.group_table import GroupTable
@@ -53,7 +53,7 @@ _FORM = {
 
 
 @dataclass(frozen=True)
-class Request:
+class Question:
     """What is asked: which experiment, its own options, and all else that the numbers depend on (text, table, format)."""
 
     experiment: str
@@ -67,13 +67,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Finding:
+class SensitivityResult:
     """What was found: `points` one by one, `whole` what is true of all of them, `text` the held-out text they refer to.
 
     `perplexity` is that of the model as it is. `seconds` is the time it took; `finished` False: stopped before the last point.
     """
 
-    request: Request
+    question: Question
     text: dict = field(default_factory=dict)
     perplexity: float | None = None
     points: list[dict] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Finding:
         return next((p for p in self.points if all(p.get(name) == value for name, value in keys.items())), None)
 
 
-def request(experiment: Experiment, table: GroupTable, kind: str, windows: int = WINDOWS, **options) -> Request:
+def question(experiment: Experiment, table: GroupTable, kind: str, windows: int = WINDOWS, **options) -> Question:
     """The question as it is asked of this experiment; options that are not given have their defaults.
 
     Its basis names files of the experiment relative to it: what was found stays found under another name of the folder.
@@ -94,7 +94,7 @@ def request(experiment: Experiment, table: GroupTable, kind: str, windows: int =
     known = experiment.settings
     basis = {"fingerprint": experiment.description()["fingerprint"], "table": table.source, "windows": windows}
     basis |= known.of((*_JUDGED_BY, *_COMPUTED))
-    return Request(kind, default_options(kind, table.shape, known.seed) | options, portable(basis, experiment.folder))
+    return Question(kind, default_options(kind, table.shape, known.seed) | options, portable(basis, experiment.folder))
 
 
 def default_options(kind: str, shape: ModelShape, seed: int = 0) -> dict:
@@ -124,21 +124,21 @@ def _within_reach(shape: ModelShape, ratio: float) -> float:
     return min(ratio, max(int(100 * _ROOM * prunable / shape.parameters), 1) / 100)
 
 
-def asked_in(experiment: Experiment, arguments: dict) -> Request:
-    """What a job of kind `learn` is asked for; raises TypeError for arguments that are no such request."""
-    return Request(**portable(arguments, experiment.folder))
+def asked_in(experiment: Experiment, arguments: dict) -> Question:
+    """What a job of kind `learn` is asked for; raises TypeError for arguments that are no such question."""
+    return Question(**portable(arguments, experiment.folder))
 
 
-def is_asked(experiment: Experiment, wanted: Request) -> bool:
+def is_asked(experiment: Experiment, wanted: Question) -> bool:
     """Whether this is the question that was asked last: it waits for its answer, is being answered, or was."""
     return portable(arguments_of(experiment, "learn"), experiment.folder) == asdict(wanted)
 
 
-def read_finding(experiment: Experiment, wanted: Request) -> Finding | None:
+def read_result(experiment: Experiment, wanted: Question) -> SensitivityResult | None:
     """What was found for this question, as far as it got; None when it was not asked before."""
-    path = experiment.path(FINDINGS_FOLDER, wanted.file)
+    path = experiment.path(SENSITIVITY_FOLDER, wanted.file)
     if path.exists():
-        return finding_in(path)
+        return result_in(path)
     # Older files are named by the path of a text inside the experiment, as it was then.
     named_otherwise = (
         path.parent.glob(f"{wanted.experiment}-*.json")
@@ -146,26 +146,27 @@ def read_finding(experiment: Experiment, wanted: Request) -> Finding | None:
         else ()
     )
     for other in named_otherwise:
-        found = finding_in(other)
-        basis = portable(located(found.request.basis, experiment.folder), experiment.folder)
-        if replace(found.request, basis=basis) == wanted:
-            return replace(found, request=wanted)
+        found = result_in(other)
+        basis = portable(located(found.question.basis, experiment.folder), experiment.folder)
+        if replace(found.question, basis=basis) == wanted:
+            return replace(found, question=wanted)
     return None
 
 
-def finding_in(path: Path) -> Finding:
-    """What a file of FINDINGS_FOLDER holds; raises PruningError for one that is not ours."""
+def result_in(path: Path) -> SensitivityResult:
+    """What a file of SENSITIVITY_FOLDER holds; raises PruningError for one that is not ours."""
     content = read_json(path, FORMAT_VERSION)
     content.pop("format_version")
     with naming_damage(path):
         require(content, _FORM, "the whole")
-        return Finding(**content | {"request": Request(**content["request"])})
+        return SensitivityResult(question=Question(**content.pop("request")), **content)
 
 
-def write_finding(experiment: Experiment, finding: Finding) -> None:
-    path = experiment.path(FINDINGS_FOLDER, finding.request.file)
+def write_result(experiment: Experiment, result: SensitivityResult) -> None:
+    path = experiment.path(SENSITIVITY_FOLDER, result.question.file)
     try:
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise PruningError("disk_write", path=path.parent, reason=error.strerror or error) from error
-    write_json(path, {"format_version": FORMAT_VERSION} | asdict(finding))
+    content = asdict(result)
+    write_json(path, {"format_version": FORMAT_VERSION, "request": content.pop("question")} | content)

@@ -1,8 +1,8 @@
 """What repair and training left in an experiment's folder, for page and charts.
 
     repair.json             ->  repaired_matrices   output error of each matrix before and after
-    recovery.json           ->  TrainingCourse      loss, learning rate and perplexity as they went, of the saved model
-    recovery/recovery.json  ->  TrainingCourse      of a training that is not over: it runs, was stopped, or failed
+    recovery.json           ->  TrainingHistory      loss, learning rate and perplexity as they went, of the saved model
+    recovery/recovery.json  ->  TrainingHistory      of a training that is not over: it runs, was stopped, or failed
 
 Imports no torch. Knows nothing about the screen.
 """
@@ -20,7 +20,7 @@ from ..settings import Settings
 FORMAT_VERSION = 1
 RUNNING, CANCELLED, STOPPED = "running", "cancelled", "stopped"
 _POINT = ["step", "loss", "learning_rate", "tokens_per_second", "perplexity"]
-_COURSE = {
+_HISTORY = {
     **{"state": TEXT, "settings": {ANY: ANYTHING}, "text": TEXT, "windows": NUMBER, "steps": NUMBER},
     **{"tokens_per_step": NUMBER, "validation": {"text": TEXT, "windows": NUMBER, "seq_len": NUMBER, ANY: ANYTHING}},
     **{"best_step": optional(NUMBER), "lines": {"before": optional(NUMBER), "after": optional(NUMBER)}},
@@ -31,7 +31,7 @@ _MATRIX = ["layer_idx", "matrix", "error_before", "error_after", "damping"]
 
 
 @dataclass(frozen=True)
-class TrainingCourse:
+class TrainingHistory:
     """One training as far as it went.
 
     `points` has the columns step, loss, learning_rate, tokens_per_second and perplexity, missing where it was not measured.
@@ -72,30 +72,30 @@ class TrainingCourse:
         return all(getattr(settings, name, None) == value for name, value in self.settings.items())
 
 
-def read_course(experiment: Experiment) -> TrainingCourse | None:
+def read_history(experiment: Experiment) -> TrainingHistory | None:
     """The training of the saved model; None if there was none. Raises PruningError for a broken file."""
-    return _course(experiment, experiment.path(RECOVERY_FILE))
+    return _history(experiment, experiment.path(RECOVERY_FILE))
 
 
-def read_unfinished(experiment: Experiment) -> TrainingCourse | None:
+def read_unfinished(experiment: Experiment) -> TrainingHistory | None:
     """The training that is not over, or was stopped and can continue; None if there is none (yet).
 
     Raises PruningError for a broken file.
     """
-    return _course(experiment, experiment.path(RECOVERY_FOLDER, RECOVERY_FILE))
+    return _history(experiment, experiment.path(RECOVERY_FOLDER, RECOVERY_FILE))
 
 
-def _course(experiment: Experiment, path: Path) -> TrainingCourse | None:
+def _history(experiment: Experiment, path: Path) -> TrainingHistory | None:
     if not path.exists():
         return None
     content = experiment.read(FORMAT_VERSION, *path.relative_to(experiment.folder).parts)
     with naming_damage(path):
-        require(content, _COURSE, "the whole")
+        require(content, _HISTORY, "the whole")
         points = pd.DataFrame(content["points"], columns=_POINT).astype(float)
         own = {"began_repaired": experiment.has(REPAIR_FILE)}
-        own |= {name: content[name] for name in TrainingCourse.__annotations__ if name in content}
-        course = TrainingCourse(**own | content["lines"] | {"points": points})
-    return course if len(points) else None
+        own |= {name: content[name] for name in TrainingHistory.__annotations__ if name in content}
+        history = TrainingHistory(**own | content["lines"] | {"points": points})
+    return history if len(points) else None
 
 
 def repaired_matrices(experiment: Experiment) -> pd.DataFrame | None:
