@@ -31,7 +31,7 @@ SHOWS_THE_SCREEN = ("app", "pages", "ui")
 # Pages open and sliders answer by these.
 LIGHT = (
     *("pruning.planning", "pruning.settings", "pruning.experiment", "pruning.experiment_table", "pruning.plan_from_file"),
-    *("analysis.charts", "analysis.report", "analysis.catalogue", "pruning.runs.training_course", "pruning.runs.damage"),
+    *("analysis.charts", "analysis.report", "analysis.catalogue", "pruning.runs.training_history", "pruning.runs.damage"),
 )
 
 

@@ -36,7 +36,7 @@ def log_of(experiment: Experiment) -> str:
 
 
 def question(experiment: Experiment) -> results.Request:
-    return results.request(experiment, experiment.read_table(), INSIDE)
+    return results.question(experiment, experiment.read_table(), INSIDE)
 
 
 def judged_by(experiment: Experiment) -> dict:
@@ -103,7 +103,7 @@ def test_a_finding_named_by_the_old_path_is_still_found(used, renamed):
     new.with_name("inside-0123456789ab.json").write_text(json.dumps(content))
     new.unlink()
     assert results.read_result(renamed, question(renamed)).finished
-    assert results.read_result(renamed, results.request(renamed, renamed.read_table(), INSIDE, layer=0)) is None
+    assert results.read_result(renamed, results.question(renamed, renamed.read_table(), INSIDE, layer=0)) is None
 
 
 def test_what_is_taken_over_from_another_names_the_own_text(renamed, model_folder):
