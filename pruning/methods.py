@@ -56,8 +56,8 @@ def _by_name(*methods):
 IMPORTANCE_METHODS: dict[str, ImportanceMethod] = _by_name(
     ImportanceMethod(
         "taylor",
-        "sum abs(w * g)",
-        "Molchanov 2019; LLM-Pruner, arXiv 2305.11627",
+        "Σ abs(w * g)",
+        "Molchanov 2019; LLM-Pruner (arXiv 2305.11627)",
         BACKWARD,
         "importance:taylor",
         together="importance:taylor_both",
@@ -65,8 +65,8 @@ IMPORTANCE_METHODS: dict[str, ImportanceMethod] = _by_name(
     ),
     ImportanceMethod(
         "taylor_2nd",
-        "sum abs(w * g) + 1/2 * w^2 * h",
-        "LLM-Pruner, arXiv 2305.11627",
+        "Σ abs(w * g) + 1/2 * w^2 * h",
+        "LLM-Pruner (arXiv 2305.11627)",
         BACKWARD,
         "importance:taylor_2nd",
         together="importance:taylor_both",
@@ -75,14 +75,14 @@ IMPORTANCE_METHODS: dict[str, ImportanceMethod] = _by_name(
     ),
     ImportanceMethod(
         "wanda",
-        "sum abs(w_ij) * rms(x_j)",
-        "Wanda, arXiv 2306.11695",
+        "Σ abs(w_ij) * rms(x_j)",
+        "Wanda (arXiv 2306.11695)",
         FORWARD,
         "activation_importance:wanda",
         matrices_at_work=1,
     ),
-    ImportanceMethod("l1", "sum abs(w)", "magnitude", WEIGHTS_ONLY, "importance:l1", matrices_at_work=1),
-    ImportanceMethod("l2", "sqrt(sum w^2)", "magnitude", WEIGHTS_ONLY, "importance:l2", matrices_at_work=1),
+    ImportanceMethod("l1", "Σ abs(w)", "magnitude", WEIGHTS_ONLY, "importance:l1", matrices_at_work=1),
+    ImportanceMethod("l2", "sqrt(Σ w^2)", "magnitude", WEIGHTS_ONLY, "importance:l2", matrices_at_work=1),
     ImportanceMethod(
         "gate",
         "mean_s abs(a_s)",
@@ -94,7 +94,7 @@ IMPORTANCE_METHODS: dict[str, ImportanceMethod] = _by_name(
     ImportanceMethod(
         "fisher",
         "1/2 * mean_s a_s^2",
-        "Theis 2018; Kwon, arXiv 2204.09656",
+        "Theis 2018; Kwon (arXiv 2204.09656)",
         BACKWARD_TO_ACTIVATIONS,
         "activation_importance:fisher",
         together="activation_importance:gate_and_fisher",
@@ -104,5 +104,5 @@ IMPORTANCE_METHODS: dict[str, ImportanceMethod] = _by_name(
 LAYER_METHODS: dict[str, LayerMethod] = _by_name(
     LayerMethod("removal", "loss(without l) - loss", "", "layer_importance:removal_losses", is_loss=True),
     LayerMethod("activation", "mean_t norm(h_out - h_in) / norm(h_in)", "", "layer_importance:relative_change"),
-    LayerMethod("block_influence", "1 - mean_t cos(h_in, h_out)", "ShortGPT, arXiv 2403.03853", "layer_importance:turn"),
+    LayerMethod("block_influence", "1 - mean_t cos(h_in, h_out)", "ShortGPT (arXiv 2403.03853)", "layer_importance:turn"),
 )
