@@ -90,7 +90,8 @@ def chosen_plan(content: dict, shape: ModelShape, fingerprint: str | None, setti
     plan = PruningPlan.from_json(content, shape, fingerprint, path)
     floors = floors_from_settings(settings)
     check_floors(plan, replace(floors, remove_empty_layers=floors.remove_empty_layers or plan.remove_empty_layers), path)
-    return Chosen(_for_model(plan, fingerprint), None, _warn_if_unknown(plan.fingerprint, path))
+    for_model = plan if plan.fingerprint else replace(plan, fingerprint=fingerprint)
+    return Chosen(for_model, None, _warn_if_unknown(plan.fingerprint, path))
 
 
 def chosen_groups(
@@ -121,10 +122,6 @@ def _refuse_other_model(source: dict, fingerprint: str | None, path) -> None:
 
 def _warn_if_unknown(fingerprint: str | None, path) -> tuple[PruningError, ...]:
     return () if fingerprint else (PruningError("origin_unknown", path=path),)
-
-
-def _for_model(plan: PruningPlan, fingerprint: str | None) -> PruningPlan:
-    return plan if plan.fingerprint else replace(plan, fingerprint=fingerprint)
 
 
 def plan_from_rows(

@@ -29,7 +29,8 @@ def layerwise_counts(
     leaves over goes to the MLP, unless its share is 0. Never below the floors; protected blocks stay whole.
     """
     split = _explicit_split(pruning_distribution)
-    lowest = _lowest_counts(shape, protection, floors)
+    whole = np.array([[layer.num_key_value_heads, layer.intermediate_size] for layer in shape.layers])
+    lowest = np.where(protection.cuttable(shape.num_layers), floors.per_block(shape), whole)
     budgets = [
         rate * (layer.attention_parameters + layer.mlp_parameters)
         for rate, layer in zip(rates.applied, shape.layers, strict=True)
@@ -75,11 +76,6 @@ def _shared(layer, budget: float, split: tuple[float, float], lowest: np.ndarray
     # One part in 10^12 of a channel: a budget of just n channels must not lose one to rounding.
     mlp_gone = min(int(max(rest, 0) / layer.mlp_channel_cost + 1e-12), width - min(lowest[1], width))
     return heads - attention_gone, width - mlp_gone
-
-
-def _lowest_counts(shape: ModelShape, protection: Protection, floors: Floors) -> np.ndarray:
-    whole = np.array([[layer.num_key_value_heads, layer.intermediate_size] for layer in shape.layers])
-    return np.where(protection.cuttable(shape.num_layers), floors.per_block(shape), whole)
 
 
 def _explicit_split(pruning_distribution: str) -> tuple[float, float]:

@@ -180,13 +180,9 @@ def checks(plan: PruningPlan, matrices: pd.DataFrame, others: Sequence[str] | No
     found, expected = int(matrices["params_after"].sum()), plan.shape_after.parameters
     results.append(Check("check.total", found == expected, {"found": f"{found:,}", "expected": f"{expected:,}"}))
     if others is not None:
-        results.append(Check("check.others", not others, {"found": _first_of(others)}))
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        results.append(Check("check.others", not others, {"found": f"{others[0]}{more}" if others else "none"}))
     return results
-
-
-def _first_of(names: Sequence[str]) -> str:
-    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-    return f"{names[0]}{more}" if names else "none"
 
 
 # the table ------------------------------------------------------------------------------------------------------------
@@ -260,15 +256,11 @@ def _layer_check(key: str, sides: Sides, holds: Callable[[int], bool]) -> Check:
     return Check(key, not faulty, {"layers": len(sides)}, faulty)
 
 
-def _modules(kind: str) -> list[str]:
-    return [module for module, of_kind in _KINDS.items() if of_kind == kind]
-
-
 def _uncut_blocks_are_whole(plan: PruningPlan, index: int, sides: Sides) -> bool:
     before, after = plan.shape.layers[index], plan.resized_layers[index]
     uncut = [kind for kind in (ATTENTION, MLP) if before.group_count(kind) == after.group_count(kind)]
     layer = sides[index]
-    return all(layer[m][0] == layer[m][1] for kind in uncut for m in _modules(kind) if m in layer)
+    return all(layer[m][0] == layer[m][1] for m, kind in _KINDS.items() if kind in uncut and m in layer)
 
 
 def _ratio_is_kept(plan: PruningPlan, index: int, sides: Sides) -> bool:

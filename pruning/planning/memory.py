@@ -34,7 +34,8 @@ def measuring_bytes(shape: ModelShape, method: str, bytes_per_parameter: int, to
     """
     passes = IMPORTANCE_METHODS[method].passes
     kept = gradient_bytes(shape, passes, bytes_per_parameter)
-    at_work = IMPORTANCE_METHODS[method].matrices_at_work * _largest_matrix(shape) * bytes_per_parameter
+    widest = max(max(layer.intermediate_size, layer.num_attention_heads * layer.head_dim) for layer in shape.layers)
+    at_work = IMPORTANCE_METHODS[method].matrices_at_work * shape.hidden_size * widest * bytes_per_parameter
     activations = activation_bytes(shape, passes, bytes_per_parameter, tokens)
     return weight_bytes(shape, bytes_per_parameter) + kept + max(at_work, activations)
 
@@ -62,9 +63,3 @@ def kept_for_backward(layer: LayerShape, weights_too: bool) -> int:
     heads = layer.num_attention_heads * layer.head_dim
     norms = (4 if weights_too else 2) * layer.hidden_size
     return norms + 5 * heads + 4 * layer.intermediate_size
-
-
-def _largest_matrix(shape: ModelShape) -> int:
-    """Parameters of the largest weight that is cut by groups."""
-    widest = max(max(layer.intermediate_size, layer.num_attention_heads * layer.head_dim) for layer in shape.layers)
-    return shape.hidden_size * widest

@@ -125,7 +125,11 @@ class PruningPlan:
             raise PruningError("file_broken", path=path, reason="its fingerprint is not text")
         if fingerprint and found and found != fingerprint:
             raise PruningError("plan_other_model", path=path, found=found[:12], expected=fingerprint[:12])
-        _refuse_other_size(content.get("parameters"), shape, path)
+        # A config alone has no fingerprint; a plan says how many parameters its model had.
+        parameters = content.get("parameters")
+        before = parameters.get("before") if isinstance(parameters, dict) else None
+        if before not in (None, shape.parameters):
+            raise PruningError("plan_other_size", path=path, found=before, expected=shape.parameters)
         settings = _checked_settings(content.get("settings"), path)
         groups = GroupIndex(shape)
         kept = np.zeros(groups.size, dtype=bool)
@@ -134,13 +138,6 @@ class PruningPlan:
                 kept[groups.slice_of(layer_idx, kind)] = _mask(entry.get(kind), shape, layer_idx, kind, path)
         by_hand = parse_groups(str(content.get("by_hand") or ""), groups)
         return cls(shape, kept, bool(content.get("remove_empty_layers")), found, settings, by_hand)
-
-
-def _refuse_other_size(parameters, shape: ModelShape, path) -> None:
-    """A config alone has no fingerprint; a plan says how many parameters its model had."""
-    before = parameters.get("before") if isinstance(parameters, dict) else None
-    if before not in (None, shape.parameters):
-        raise PruningError("plan_other_size", path=path, found=before, expected=shape.parameters)
 
 
 def _checked_settings(settings, path) -> dict:
