@@ -152,12 +152,8 @@ def _file_documents(path: Path, text_column: str) -> list[str]:
         return [path.read_text(encoding="utf-8", errors="replace")]
     if path.suffix == ".parquet":
         return _parquet_documents(path, text_column)
-    return [_jsonl_text(path, number, line, text_column) for number, line in _lines(path)]
-
-
-def _lines(path: Path) -> Iterable[tuple[int, str]]:
     with path.open(encoding="utf-8", errors="replace") as file:
-        yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        return [_jsonl_text(path, number, line, text_column) for number, line in enumerate(file, start=1) if line.strip()]
 
 
 def _jsonl_text(path: Path, number: int, line: str, text_column: str) -> str:

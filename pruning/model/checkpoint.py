@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..errors import PruningError, first_line
@@ -81,19 +81,16 @@ def has_tokenizer(folder: Path) -> bool:
     return any((Path(folder) / name).exists() for name in _TOKENIZER_FILES)
 
 
-def _own_config(folder: Path) -> PreTrainedConfig | None:
-    """The config of a folder of this project's own classes, which transformers alone cannot read; None for any other."""
-    config = read_config(folder) if (folder / "config.json").is_file() else {}
-    return config_from(config) if str(config.get("model_type")).startswith(PRUNED_PREFIX) else None
-
-
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder; code that the folder brings for it runs only where the person allowed that.
 
     Raises PruningError when there is none, it cannot be read, or it needs such code.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, config=_own_config(Path(folder)), trust_remote_code=trust_remote_code)
+        # The config of a folder of this project's own classes, which transformers alone cannot read; None for any other.
+        content = read_config(Path(folder)) if (Path(folder) / "config.json").is_file() else {}
+        own = config_from(content) if str(content.get("model_type")).startswith(PRUNED_PREFIX) else None
+        return AutoTokenizer.from_pretrained(folder, config=own, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         if not has_tokenizer(folder):
             raise PruningError("tokenizer_missing", model=str(folder)) from error

@@ -121,16 +121,12 @@ def passes(methods: Sequence[str]) -> list[tuple[str, ...]]:
     """The methods in their order, those together that one pass gives all of."""
     left, found = list(methods), []
     while left:
-        of_one_pass = _of_one_pass(left[0])
-        at_once = of_one_pass if set(of_one_pass) <= set(left) else (left[0],)
+        together = IMPORTANCE_METHODS[left[0]].together
+        of_one_pass = tuple(name for name, each in IMPORTANCE_METHODS.items() if together and each.together == together)
+        at_once = of_one_pass if of_one_pass and set(of_one_pass) <= set(left) else (left[0],)
         found.append(at_once)
         left = [method for method in left if method not in at_once]
     return found
-
-
-def _of_one_pass(method: str) -> tuple[str, ...]:
-    together = IMPORTANCE_METHODS[method].together
-    return tuple(name for name, each in IMPORTANCE_METHODS.items() if together and each.together == together) or (method,)
 
 
 def function_of(*methods: str) -> Callable[..., np.ndarray]:

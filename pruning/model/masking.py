@@ -26,20 +26,16 @@ def masked(model: PreTrainedModel, plan: PruningPlan) -> Iterator[PreTrainedMode
             for group_type in GROUP_TYPES:
                 if len(plan.kept_groups(layer_idx, group_type)) < plan.shape.layers[layer_idx].group_count(group_type):
                     projection = layer.self_attn.o_proj if group_type == ATTENTION else layer.mlp.down_proj
-                    mask = _input_mask(projection, input_columns(plan, layer_idx, group_type))
-                    handle = projection.register_forward_pre_hook(_multiply_input(mask))
+                    kept = input_columns(plan, layer_idx, group_type)
+                    handle = projection.register_forward_pre_hook(_multiply_input(projection, kept))
                     hooks.callback(handle.remove)
         yield model
 
 
-def _input_mask(projection: nn.Linear, kept_columns) -> torch.Tensor:
-    """1 for each input column that stays, else 0, [columns]."""
-    mask = projection.weight.new_zeros(projection.in_features)
+def _multiply_input(projection: nn.Linear, kept_columns):
+    mask = projection.weight.new_zeros(projection.in_features)  # 1 for each column that stays
     mask[torch.from_numpy(kept_columns)] = 1
-    return mask
 
-
-def _multiply_input(mask: torch.Tensor):
     def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         return (inputs[0] * mask,)
 

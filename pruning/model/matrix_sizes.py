@@ -30,7 +30,7 @@ def compare(weight: torch.Tensor, kept_rows: np.ndarray) -> dict:
     times = _milliseconds(tokens, matrices)
     return {name: _described(matrix) | {"milliseconds": times[name]} for name, matrix in matrices.items()} | {
         "tokens": _TOKENS,
-        "corner": {name: _corner(matrix) for name, matrix in matrices.items()},
+        "corner": {name: matrix[:_SHOWN, :_SHOWN].abs().float().cpu().tolist() for name, matrix in matrices.items()},
         "kept_rows": [int(row) for row in kept_rows if row < _SHOWN],
     }
 
@@ -41,10 +41,6 @@ def _described(matrix: torch.Tensor) -> dict:
         "zeros": int((matrix == 0).sum()),
         "bytes": matrix.numel() * matrix.element_size(),
     }
-
-
-def _corner(matrix: torch.Tensor) -> list[list[float]]:
-    return matrix[:_SHOWN, :_SHOWN].abs().float().cpu().tolist()
 
 
 def _milliseconds(tokens: torch.Tensor, matrices: dict[str, torch.Tensor]) -> dict[str, float]:

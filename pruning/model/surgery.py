@@ -56,7 +56,10 @@ def cut_config(config: PreTrainedConfig, plan: PruningPlan) -> PreTrainedConfig:
         "attn_implementation": config._attn_implementation,
     }
     if values.get("layer_types"):
-        values["layer_types"] = _layer_types(values["layer_types"], plan)
+        # Masks ask the first layer of each kind how long its cache is, so that must be one with attention, as layer 0 is: a
+        # layer without attention takes the kind of layer 0.
+        kept = zip(plan.kept_layers, shape.layers, strict=True)
+        values["layer_types"] = [values["layer_types"][i if layer.num_key_value_heads else 0] for i, layer in kept]
     family = _stock_family(shape)
     if family is None:
         overrides = {i: _override(layer) for i, layer in enumerate(shape.layers)}
@@ -78,15 +81,6 @@ def _stock_family(shape: ModelShape) -> str | None:
     if not family.heads_divide_hidden or shape.hidden_size % layer.num_attention_heads == 0:
         return shape.family
     return None if layer.o_bias or layer.mlp_bias else family.twin
-
-
-def _layer_types(layer_types: list[str], plan: PruningPlan) -> list[str]:
-    """The kept layers' kinds of attention; a layer without attention takes the kind of layer 0.
-
-    Masks ask the first layer of each kind how long its cache is, so that must be one with attention, as layer 0 is.
-    """
-    kept = zip(plan.kept_layers, plan.shape_after.layers, strict=True)
-    return [layer_types[i if layer.num_key_value_heads else 0] for i, layer in kept]
 
 
 def _override(layer: LayerShape) -> dict:
