@@ -17,7 +17,6 @@ from gguf import (
     GGUFReader,
     GGUFWriter,
     LlamaFileType,
-    ReaderTensor,
     RopeScalingType,
     dequantize,
 )
@@ -90,7 +89,9 @@ def read_gguf(path: Path, header: CheckpointHeader) -> Iterator[tuple[GgufTensor
     reader, layout = GGUFReader(path), gguf_layout(header.shape)
     _check_keys(path, reader, header, layout)
     found = {tensor.name: tensor for tensor in reader.tensors}
-    _check_rope_factors(path, found.pop(_ROPE_FACTORS, None), _rope_factors(header))
+    factors, expected = found.pop(_ROPE_FACTORS, None), _rope_factors(header)
+    if (factors is None) != (expected is None) or (factors is not None and not np.array_equal(factors.data, expected)):
+        raise PruningError("gguf_differs", path=path, what=_ROPE_FACTORS)
     if missing := sorted({tensor.name for tensor in layout.tensors} ^ found.keys()):
         raise PruningError("gguf_differs", path=path, what=missing[0])
     for tensor in layout.tensors:
@@ -112,11 +113,6 @@ def _check_keys(path: Path, reader: GGUFReader, header: CheckpointHeader, layout
         value = float(np.float32(value)) if isinstance(value, float) else value
         if field is None or field.contents() != value:
             raise PruningError("gguf_differs", path=path, what=name)
-
-
-def _check_rope_factors(path: Path, stored: ReaderTensor | None, expected: np.ndarray | None) -> None:
-    if (stored is None) != (expected is None) or (stored is not None and not np.array_equal(stored.data, expected)):
-        raise PruningError("gguf_differs", path=path, what=_ROPE_FACTORS)
 
 
 def _add_sizes(writer: GGUFWriter, header: CheckpointHeader, layout: GgufLayout) -> None:

@@ -65,7 +65,11 @@ class GgufLayout:
 
 def gguf_layout(shape: ModelShape) -> GgufLayout:
     """The layout of a model of this shape; raises PruningError for a shape that llama.cpp cannot hold."""
-    _refuse_shape(shape)
+    family = FAMILIES[shape.family]
+    if not (shape.is_uniform or family.gguf_any_size):
+        raise PruningError("gguf_qwen3_sizes")
+    if shape.layers[0].o_bias and not family.gguf_o_bias:
+        raise PruningError("gguf_qwen3_bias")
     architecture = _architecture(shape)
     layers = shape.layers if architecture != "deci" else tuple(_with_stand_ins(shape))
     embeddings = (shape.vocab_size, shape.hidden_size)
@@ -110,11 +114,7 @@ def check_config(config: dict, shape: ModelShape) -> None:
     known = _ROPE_TYPES["qwen" if gguf_layout(shape).architecture.startswith("qwen") else "llama"]
     if rope_type not in known:
         raise PruningError("gguf_rope", found=rope_type, known=", ".join(known))
-    _refuse_rope_settings(config)
-
-
-def _refuse_rope_settings(config: dict) -> None:
-    """Refuses settings that the file has no key for, unless they change nothing."""
+    # The file has no key for these, so each must be what llama.cpp computes anyway.
     given = {"partial_rotary_factor": config.get("partial_rotary_factor")} | rope_parameters(config)
     for name, neutral in _neutral_rope_settings(given).items():
         found = given.get(name)
@@ -160,14 +160,6 @@ def halved(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, half, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _refuse_shape(shape: ModelShape) -> None:
-    family = FAMILIES[shape.family]
-    if not (shape.is_uniform or family.gguf_any_size):
-        raise PruningError("gguf_qwen3_sizes")
-    if shape.layers[0].o_bias and not family.gguf_o_bias:
-        raise PruningError("gguf_qwen3_bias")
-
-
 def _architecture(shape: ModelShape) -> str:
     layer, family = shape.layers[0], FAMILIES[shape.family]
     if not shape.is_uniform:
@@ -190,16 +182,11 @@ def _layer_tensors(index: int, present: LayerShape, written: LayerShape, permute
     held = present.tensor_shapes()
     for inner, size in written.tensor_shapes().items():
         module, _, parameter = inner.rpartition(".")
-        if not _is_read(module, written):
+        # llama.cpp refuses a file with tensors that it does not read, such as norms before a block that is gone.
+        is_of_attention = module == "input_layernorm" or module.startswith("self_attn")
+        if not (written.num_key_value_heads if is_of_attention else written.intermediate_size):
             continue
         rotated = {"self_attn.q_proj": written.num_attention_heads, "self_attn.k_proj": written.num_key_value_heads}
         heads = rotated.get(module, 0) if permuted else 0
         source = f"model.layers.{index}.{inner}" if inner in held else None
         yield GgufTensor(f"blk.{index}.{_NAMES[module]}.{parameter}", source, size, heads)
-
-
-def _is_read(module: str, layer: LayerShape) -> bool:
-    """llama.cpp refuses a file with tensors that it does not read, such as norms before a block that is gone."""
-    if module == "input_layernorm" or module.startswith("self_attn"):
-        return layer.num_key_value_heads > 0
-    return layer.intermediate_size > 0

@@ -32,11 +32,15 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, vocab_
 
     Raises PruningError for a tokenizer that llama.cpp has no fields for.
     """
-    rules = _rules(tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend is not None else {}
+    found = rules.get("model", {}).get("type", type(tokenizer).__name__)
+    if found != "BPE":
+        raise PruningError("gguf_tokenizer", found=found)
     if len(tokenizer) > vocab_size:
         raise PruningError("gguf_vocabulary", tokens=len(tokenizer), rows=vocab_size)
     tokens, kinds = _tokens(tokenizer, vocab_size)
-    if _has_byte_fallback(rules):
+    if rules["model"].get("byte_fallback"):
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
         writer.add_token_list(tokens)
@@ -65,20 +69,6 @@ def splitting_rule(rules: dict) -> str:
         if kinds == ["Split", "ByteLevel"] and bytes_last and steps[0]["pattern"].get("Regex") in _SPLITS:
             return _SPLITS[steps[0]["pattern"]["Regex"]]
     raise PruningError("gguf_tokenizer", found=" + ".join(map(str, kinds)))
-
-
-def _rules(tokenizer: PreTrainedTokenizerBase) -> dict:
-    """The tokenizer's tokenizer.json; raises PruningError for one that is no BPE."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.loads(backend.to_str()) if backend is not None else {}
-    found = rules.get("model", {}).get("type", type(tokenizer).__name__)
-    if found != "BPE":
-        raise PruningError("gguf_tokenizer", found=found)
-    return rules
-
-
-def _has_byte_fallback(rules: dict) -> bool:
-    return bool(rules["model"].get("byte_fallback"))
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[list[str], list[int]]:

@@ -93,17 +93,13 @@ def write_small_files(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     add_older_names(folder, tokenizer)
-    for file in _licences(source):
+    licences = {file for pattern in LICENCE_FILES for file in source.glob(pattern)} if source else set()
+    for file in sorted(file for file in licences if file.is_file() and _belongs_to(source, file)):
         shutil.copyfile(file, folder / file.name)
     remove_foreign_code(folder)
     # safetensors makes its files readable for their owner only.
     for file in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", file)
-
-
-def _licences(source: Path | None) -> list[Path]:
-    found = {file for pattern in LICENCE_FILES for file in source.glob(pattern)} if source else set()
-    return sorted(file for file in found if file.is_file() and _belongs_to(source, file))
 
 
 def _belongs_to(source: Path, file: Path) -> bool:

@@ -38,20 +38,14 @@ def with_older_names(config: dict) -> dict:
     rope = {name: value for name, value in rope.items() if name != "type"}
     kind = rope.get("rope_type", "default")
     if kind == "longrope":
-        rope |= _attention_factor(rope)
+        factor, trained = rope.get("factor"), rope["original_max_position_embeddings"]
+        if factor is not None and rope.get("attention_factor") is None:  # what transformers 5 then takes (arXiv:2402.13753)
+            rope |= {"attention_factor": sqrt(1 + log(factor) / log(trained)) if factor > 1 else 1.0}
         # Older programs look for the trained length beside the scaling only, and take the factor from it.
-        config |= {"original_max_position_embeddings": rope["original_max_position_embeddings"]}
+        config |= {"original_max_position_embeddings": trained}
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"} | {"type": kind}  # "type": before 4.43
     older = {"rope_theta": rope.get("rope_theta", 10000.0)} | ({} if kind == "default" else {"rope_scaling": scaling})
     return config | {"rope_parameters": rope} | older
-
-
-def _attention_factor(longrope: dict) -> dict[str, float]:
-    """What transformers 5 takes where a factor is given and this is not (arXiv:2402.13753)."""
-    factor, trained = longrope.get("factor"), longrope["original_max_position_embeddings"]
-    if factor is None or longrope.get("attention_factor") is not None:
-        return {}
-    return {"attention_factor": sqrt(1 + log(factor) / log(trained)) if factor > 1 else 1.0}
 
 
 def _readable_tokenizer(config: dict, tokenizer: PreTrainedTokenizerBase) -> dict:

@@ -84,7 +84,10 @@ class OriginalFiles:
             seen.add(its_name)
             if its_name not in found:
                 return f"{rule.name} is missing"
-            expected, given = _kept(self.stored[name](), rule), found[its_name]()
+            expected = self.stored[name]()
+            if rule.kept is not None:
+                expected = expected.index_select(rule.dim, torch.from_numpy(rule.kept))
+            given = found[its_name]()
             if given.shape != expected.shape:
                 return f"{rule.name} has the shape {list(given.shape)}, not {list(expected.shape)}"
             if its_name not in self.changed and not torch.equal(given, self.rounded(expected, dtype)):
@@ -138,10 +141,6 @@ def stored(files: tuple[Path, ...]) -> dict[str, Callable[[], torch.Tensor]]:
             tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             found |= {name: (lambda tensor=tensor: tensor) for name, tensor in tensors.items()}
     return found
-
-
-def _kept(tensor: torch.Tensor, rule: TensorCut) -> torch.Tensor:
-    return tensor if rule.kept is None else tensor.index_select(rule.dim, torch.from_numpy(rule.kept))
 
 
 def _zeroed(weight: torch.Tensor, name: str, plan: PruningPlan) -> torch.Tensor:

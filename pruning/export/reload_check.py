@@ -191,15 +191,11 @@ def _opened_folder(folder: str, tensors: dict[str, torch.Tensor], device: str) -
         sys.exit(f"it holds code that is not of this project: {found}")
     own_code = read_config(Path(folder))["model_type"].startswith(PRUNED_PREFIX)  # whose files are ours, byte for byte
     if "token_ids" in tensors:
-        _check_tokenizer(folder, own_code, tensors["token_ids"])
+        # Of our own classes the config is read too, which only they can.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code)
+        if tokenizer(_SAMPLE_TEXT)["input_ids"] != tensors["token_ids"].tolist():
+            sys.exit("the tokenizer gives other tokens")
     return _load(folder, own_code, device)
-
-
-def _check_tokenizer(folder: str, own_code: bool, expected: torch.Tensor) -> None:
-    # Of our own classes the config is read too, which only they can.
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code)
-    if tokenizer(_SAMPLE_TEXT)["input_ids"] != expected.tolist():
-        sys.exit("the tokenizer gives other tokens")
 
 
 def _load(folder: str, own_code: bool, device: str) -> PreTrainedModel:
