@@ -25,7 +25,6 @@ from .errors import PruningError, first_line
 from .files import (
     ASIDE,
     PART,
-    _is_empty,
     asides,
     copy_linked,
     csv_text,
@@ -156,7 +155,7 @@ class Experiment:
         return experiment
 
     def _refuse_unless_it_gives_way(self, overwrite: bool) -> None:
-        if not os.path.lexists(self.folder) or _is_empty(self.folder):
+        if not os.path.lexists(self.folder) or (self.folder.is_dir() and not any(self.folder.iterdir())):
             return
         if not self.has("description.txt"):
             raise PruningError("experiment_foreign", folder=self.folder)

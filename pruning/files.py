@@ -179,7 +179,8 @@ def _exchange(first: Path, second: Path) -> bool:
 def remove(path: Path) -> None:
     """Removes a file or a folder, if it is there; a folder is gone at once, whatever happens to its files after that."""
     if path.is_dir() and not path.is_symlink():
-        if not _is_part(path.name):
+        hidden = _HIDDEN.fullmatch(path.name)
+        if hidden is None or hidden["kind"] != PART:
             doomed = hidden_name(path, PART)
             with suppress(OSError):
                 os.rename(path, doomed)
@@ -283,11 +284,6 @@ def _leftover(path: Path) -> Leftover | None:
     return Leftover(path, name["target"], is_aside=False) if name else None
 
 
-def _is_part(name: str) -> bool:
-    found = _HIDDEN.fullmatch(name)
-    return found is not None and found["kind"] == PART
-
-
 # the disk -------------------------------------------------------------------------------------------------------------
 
 
@@ -381,7 +377,3 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 def csv_text(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())

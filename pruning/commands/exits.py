@@ -20,8 +20,9 @@ def telling_how_to_go_on(command: str, experiment: Experiment) -> Iterator[None]
     try:
         yield
     except (Cancelled, KeyboardInterrupt):
-        if not _is_ours(experiment):
-            raise  # the one that it was to replace is back
+        status = last_written(experiment)
+        if status is None or status.process != this_process():
+            raise  # another process has the experiment, or the one that it was to replace is back
         root, usual = str(experiment.folder.parent), SETTINGS["output_root"].default
         where = [] if root == usual else ["--output_root", root]
         line = shlex.join(["python", "-m", "pruning", command, "--experiment_name", experiment.name, *where, "--resume"])
@@ -29,12 +30,6 @@ def telling_how_to_go_on(command: str, experiment: Experiment) -> Iterator[None]
             print(f"The best state of the training so far is kept in {experiment.path(RECOVERY_FOLDER)}.", file=sys.stderr)
         print(f"Continue with: {line}", file=sys.stderr)
         raise
-
-
-def _is_ours(experiment: Experiment) -> bool:
-    """Whether it is an experiment that this process was the last to work on."""
-    status = last_written(experiment)
-    return status is not None and status.process == this_process()
 
 
 def exit_code(command: Callable[[list[str]], int], arguments: list[str] | None) -> int:

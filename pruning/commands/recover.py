@@ -59,7 +59,10 @@ def run(known: argparse.Namespace) -> int:
             raise PruningError("dry_run_launched")
         processes.join(settings.device)
         if not processes.is_first():
-            return _assist(experiment, permissions)
+            from ..runs.recover import assist
+
+            assist(experiment, permissions)
+            return 0
     if settings.dry_run:
         return _show_cost(experiment, settings, permissions)
     return _recover(experiment, settings, permissions)
@@ -93,33 +96,22 @@ def _recover(experiment: Experiment, settings: Settings, permissions: Permission
     return 0
 
 
-def _assist(experiment: Experiment, permissions: Permissions) -> int:
-    from ..runs.recover import assist
-
-    assist(experiment, permissions)
-    return 0
-
-
 def _show_cost(experiment: Experiment, settings: Settings, permissions: Permissions) -> int:
     """Prints what repair and training take; parts of them are timed, and nothing is changed."""
     from ..runs.recover import cost_of_recovery
 
     cost = cost_of_recovery(experiment, settings, permissions)
     if settings.reconstruct:
-        print(_repair_in_words(settings.reconstruct_tokens, cost["repair_seconds"]))
+        if cost["repair_seconds"] is None:
+            print("the cut model is repaired already")
+        else:
+            read, time = counted(settings.reconstruct_tokens, "token"), readable_duration(cost["repair_seconds"])
+            print(f"the repair reads {read}: about {time}, from layers that were timed on some of them")
     if settings.finetune:
         _show_training(cost)
     else:
         print("no training is asked for")
     return 0
-
-
-def _repair_in_words(tokens: int, seconds: float | None) -> str:
-    """What the repair takes; None seconds: there is none left to do."""
-    if seconds is None:
-        return "the cut model is repaired already"
-    read, time = counted(tokens, "token"), readable_duration(seconds)
-    return f"the repair reads {read}: about {time}, from layers that were timed on some of them"
 
 
 def _show_training(cost: dict) -> None:

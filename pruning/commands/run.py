@@ -187,19 +187,15 @@ def write_table_file(experiment: Experiment, path: Path) -> None:
         write_json(path.with_name(f"{path.name}.json"), source)
 
 
-def _add_to_log(experiment: Experiment, text: str) -> None:
-    from ..runs.status import read_status
-
-    with contextlib.suppress(OSError), experiment.path(read_status(experiment).log).open("a", encoding="utf-8") as log:
-        log.write(f"{text}\n")
-
-
 def tell_summary(experiment: Experiment, notes: list[str]) -> None:
     """Prints the summary of a run, and keeps it in the log, the notes on its flags before it."""
+    from ..runs.status import read_status
+
     with naming_damage(experiment.path("metrics.json")):
         told = summary(experiment)
     print(told)
-    _add_to_log(experiment, "".join(notes) + told.lstrip())
+    with contextlib.suppress(OSError), experiment.path(read_status(experiment).log).open("a", encoding="utf-8") as log:
+        log.write("".join(notes) + told.lstrip() + "\n")
 
 
 def summary(experiment: Experiment) -> str:

@@ -91,7 +91,9 @@ class JobQueue:
                 return
             request_cancel(experiment)
             if job is not None:
-                _daemon_timer(self._cancel_patience, lambda: self._end_worker_of(job))
+                timer = threading.Timer(self._cancel_patience, lambda: self._end_worker_of(job))
+                timer.daemon = True
+                timer.start()
 
     def place(self, experiment: Experiment) -> int:
         """How many jobs are before this one; 0 when it runs or is not here."""
@@ -139,7 +141,9 @@ class JobQueue:
                 return self._executor.submit(work)
         self._executor = self._make_executor()
         future = self._executor.submit(work)
-        _before_exit(self.shutdown)
+        # Only once loky has started its thread: what is registered last runs first, before loky waits for the running job.
+        with contextlib.suppress(AttributeError, RuntimeError):  # private to Python, but `atexit` would be too late
+            threading._register_atexit(self.shutdown)  # type: ignore[attr-defined]
         return future
 
     def _ended(self, job: _Job, future: Future) -> None:
@@ -147,10 +151,12 @@ class JobQueue:
         with self._lock:
             self._running = None
             error = None if future.cancelled() else future.exception()
-            if isinstance(error, _BROKEN):
+            is_broken = isinstance(error, _BROKEN)
+            if is_broken:
                 self._executor = None  # the next job gets a new worker
             try:
-                if isinstance(error, _BROKEN) and _never_began(job) and job.starts < _MAX_STARTS:
+                is_waiting = is_broken and is_claimed_here(job.experiment) and not job.is_over
+                if is_waiting and not job.experiment.has(job_status.CANCEL_FILE) and job.starts < _MAX_STARTS:
                     job.starts += 1
                 else:
                     self._jobs.remove(job)
@@ -227,11 +233,6 @@ def _cancelled(status: JobStatus) -> JobStatus:
     return replace(status, state=CANCELLED, updated=time.time())
 
 
-def _never_began(job: _Job) -> bool:
-    is_waiting = is_claimed_here(job.experiment) and not job.is_over
-    return is_waiting and not job.experiment.has(job_status.CANCEL_FILE)
-
-
 def _kill_child(pid: int) -> None:
     """Kills a child of this process and what it started; leaves any other process alone."""
     with contextlib.suppress(psutil.Error):
@@ -267,21 +268,6 @@ def end_with(parent: int) -> None:
     # A server started in the background of a shell ignores SIGINT, and its children with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _daemon_timer(seconds: float, action: Callable[[], None]) -> None:
-    timer = threading.Timer(seconds, action)
-    timer.daemon = True
-    timer.start()
-
-
-def _before_exit(action: Callable[[], None]) -> None:
-    """Has `action` run when this process ends, before loky waits for the running job to end.
-
-    Call it after loky has started its thread: what is registered last runs first.
-    """
-    with contextlib.suppress(AttributeError, RuntimeError):  # private to Python, but `atexit` would be too late
-        threading._register_atexit(action)  # type: ignore[attr-defined]
 
 
 _queue: JobQueue | None = None

@@ -187,16 +187,12 @@ def cost_of_recovery(experiment: Experiment, settings: Settings, permissions: Pe
     cost = here | {"repair_seconds": seconds}
     if not settings.finetune:
         return cost
-    return cost | _cost_of_training(experiment, settings, loaded, source.model if distils else None)
-
-
-def _cost_of_training(experiment: Experiment, settings: Settings, loaded: LoadedModel, teacher: PreTrainedModel | None) -> dict:
     data = training_data(settings, loaded, load_held_out(settings, loaded))
-    cost = recovery_cost(
+    training = recovery_cost(
         loaded.header.shape, experiment.shape(), settings, len(data.text), loaded.model.dtype.itemsize, processes.count()
     )
-    timed = measure_seconds(settings, loaded.model, data, teacher)
-    return asdict(cost) | {"memory_bytes": cost.memory_bytes, "windows": len(data.text)} | timed
+    timed = measure_seconds(settings, loaded.model, data, source.model if distils else None)
+    return cost | asdict(training) | {"memory_bytes": training.memory_bytes, "windows": len(data.text)} | timed
 
 
 def repair_and_judge(
@@ -210,15 +206,12 @@ def repair_and_judge(
     if text is not None:
         with run.progress.step("recovery", len(text.windows), "windows", detail="perplexity of the repaired model"):
             record_perplexity(run, "repaired", pruned, text)
-        _warn_of_a_worse_model(run)
+        cut, repaired = (_perplexity_of(run.experiment, stage) for stage in ("after", "repaired"))
+        if cut is not None and repaired is not None and repaired > cut:
+            worse = f"{cut:.2f} -> {repaired:.2f}"
+            run.progress.say(f"    the repair made perplexity worse ({worse}): try more reconstruct_tokens")
     _write_sample(run.experiment, "repaired", pruned, source, run.settings)
     return content
-
-
-def _warn_of_a_worse_model(run: Run) -> None:
-    cut, repaired = (_perplexity_of(run.experiment, stage) for stage in ("after", "repaired"))
-    if cut is not None and repaired is not None and repaired > cut:
-        run.progress.say(f"    the repair made perplexity worse ({cut:.2f} -> {repaired:.2f}): try more reconstruct_tokens")
 
 
 def _perplexity_of(experiment: Experiment, stage: str) -> float | None:

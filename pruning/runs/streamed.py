@@ -23,7 +23,6 @@ from ..model.masking import masked
 from ..plan_from_file import layers_from_file, plan_from_file
 from ..planning.checkpoint_header import CheckpointHeader
 from ..planning.plan import PruningPlan
-from ..settings import Settings
 from .context import Run, open_model
 from .export import check_windows, checked
 from .picture import save_plan_picture
@@ -60,7 +59,8 @@ def apply_streamed(run: Run) -> None:
     plan = choose_plan(run, header)
     try:
         with run.progress.step("cut", unit="bytes"):
-            dtype = _saved_dtype(header, run.settings)
+            asked = run.settings.save_dtype
+            dtype = SAFETENSORS_DTYPES.get(header.dtype, torch.float32) if asked == "auto" else getattr(torch, asked)
             needed = plan.shape_after.parameters * dtype.itemsize + SMALL_FILES
             run.progress.say(f"    {room(run.experiment.folder, needed)}")
             folder, shard = run.experiment.model_folder, run.settings.max_shard_size
@@ -78,12 +78,6 @@ def apply_streamed(run: Run) -> None:
         with contextlib.suppress(PruningError):
             run.experiment.forget_result()
         raise
-
-
-def _saved_dtype(header: CheckpointHeader, settings: Settings) -> torch.dtype:
-    if settings.save_dtype != "auto":
-        return getattr(torch, settings.save_dtype)
-    return SAFETENSORS_DTYPES.get(header.dtype, torch.float32)
 
 
 def _check(

@@ -139,7 +139,10 @@ class _Study:
                 shape, size = self.loaded.header.shape, self.run.experiment.settings.gradient_batch_size
                 measured = measure_at_once(methods, self.loaded.model, shape, samples, size, self.run.progress.advance)
             for path, importance in zip(paths, measured, strict=True):
-                _write_array(path, importance)
+                content = io.BytesIO()
+                np.save(content, importance)
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, content.getvalue())
         return [np.load(path) for path in paths]
 
     def _kept_importance(self, method: str, seed: int, count: int) -> Path:
@@ -453,13 +456,6 @@ def _finite(value: float) -> float | None:
 def _number(value: float) -> float | None:
     """None for what JSON cannot hold."""
     return None if math.isnan(value) else value
-
-
-def _write_array(path, values: np.ndarray) -> None:
-    content = io.BytesIO()
-    np.save(content, values)
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, content.getvalue())
 
 
 def measure_sensitivity(run: Run) -> None:
