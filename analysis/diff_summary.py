@@ -90,12 +90,8 @@ def in_chinese(matrices: pd.DataFrame) -> pd.DataFrame:
     """The columns that notebooks of the old tools read; shapes as `4096 × 4096`, retention and sparsity as numbers."""
     table = matrices[list(CHINESE_COLUMNS)].copy()
     for column in ("shape_before", "shape_after"):
-        table[column] = table[column].map(_with_times)
+        table[column] = table[column].map(lambda shape: shape if shape == REMOVED else " × ".join(map(str, json.loads(shape))))
     return table.rename(columns=CHINESE_COLUMNS)
-
-
-def _with_times(shape: str) -> str:
-    return shape if shape == REMOVED else " × ".join(map(str, json.loads(shape)))
 
 
 def plan_implied_by(shape: ModelShape, after: CheckpointHeader, name: str) -> PruningPlan:

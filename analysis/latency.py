@@ -85,7 +85,9 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            _return_freed_memory()
+            # Memory that was freed but kept for later would serve again, unseen in a peak: back to the system with it.
+            with contextlib.suppress(OSError, AttributeError):  # no glibc
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
             self._held = _process_memory("VmRSS")
             with contextlib.suppress(OSError):
                 _CLEAR.write_text(_RESET_PEAK)
@@ -95,12 +97,6 @@ class PeakMemory:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return max(_process_memory("VmHWM") - self._held, 0) or None
-
-
-def _return_freed_memory() -> None:
-    """Hands memory that was freed, but kept for later, back to the system: else it serves again, unseen in a peak."""
-    with contextlib.suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _process_memory(name: str) -> int:

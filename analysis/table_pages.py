@@ -41,7 +41,9 @@ def group_page(
 ) -> pd.DataFrame:
     """One page (from 1) of the matching groups; columns `cut` and `by_hand` with a plan, `protected` with a protection."""
     positions = matching(table, plan, **wanted)[(page - 1) * rows : page * rows]
-    frame = _with_fate(table.frame(positions), plan, positions)
+    frame = table.frame(positions)
+    if plan is not None:
+        frame = frame.assign(cut=~plan.kept[positions], by_hand=np.isin(positions, plan.by_hand))
     if protection is None:
         return frame
     may_be_cut = protection.cuttable(table.shape.num_layers)
@@ -52,12 +54,6 @@ def group_page(
 def groups_csv(table: GroupTable, plan: PruningPlan | None, **wanted) -> str:
     """All matching groups as CSV, the columns and order of `global_group_table.csv`."""
     return table.frame(matching(table, plan, **wanted)).to_csv(index=False)
-
-
-def _with_fate(frame: pd.DataFrame, plan: PruningPlan | None, positions: np.ndarray) -> pd.DataFrame:
-    if plan is None:
-        return frame
-    return frame.assign(cut=~plan.kept[positions], by_hand=np.isin(positions, plan.by_hand))
 
 
 def groups_in_brief(table: GroupTable) -> dict[str, float]:

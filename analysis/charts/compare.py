@@ -144,7 +144,15 @@ def _ring(rows: pd.DataFrame, t: Translate) -> dict:
 def parallel(rows: pd.DataFrame, t: Translate) -> go.Figure:
     """Every experiment as a line through its settings and figures, coloured by perplexity; dragging along an axis filters."""
     drawn = parallel_rows(rows)
-    dimensions = [_dimension(drawn, column, t) for column in parallel_columns(rows)]
+    dimensions = []
+    for column in parallel_columns(rows):
+        dimension = {"label": t(f"chart.parallel.{column}"), "values": _positions(drawn, column)}
+        if column in _WORDS:
+            said = [_short(_said(column, word, t)) for word in _words_of(drawn, column)]
+            dimension |= {"tickvals": list(range(len(said))), "ticktext": said, "range": [-0.5, len(said) - 0.5]}
+        else:
+            dimension["tickformat"] = _FIGURES[column]
+        dimensions.append(dimension)
     lines = {
         "type": "parcoords",
         "dimensions": dimensions,
@@ -189,16 +197,6 @@ def parallel_filter(rows: pd.DataFrame, ranges: list[Ranges | None]) -> np.ndarr
             values = _positions(drawn, column)
             within &= np.any([(low <= values) & (values <= high) for low, high in wanted], axis=0)
     return rows.index.isin(drawn.index[within])
-
-
-def _dimension(drawn: pd.DataFrame, column: str, t: Translate) -> dict:
-    dimension = {"label": t(f"chart.parallel.{column}"), "values": _positions(drawn, column)}
-    if column not in _WORDS:
-        return dimension | {"tickformat": _FIGURES[column]}
-    words = _words_of(drawn, column)
-    at = list(range(len(words)))
-    said = [_short(_said(column, word, t)) for word in words]
-    return dimension | {"tickvals": at, "ticktext": said, "range": [-0.5, len(words) - 0.5]}
 
 
 def _positions(drawn: pd.DataFrame, column: str) -> np.ndarray:

@@ -379,7 +379,7 @@ def score_curve_data(
     share = np.cumsum(groups.cost[candidates]) / table.shape.parameters
     is_mlp = groups.block[candidates] % 2 == 1
     removed = ~plan.kept[candidates]
-    by_rule = _not_by_hand(candidates, plan)
+    by_rule = ~np.isin(candidates, plan.by_hand)
     places = {ATTENTION: np.flatnonzero(~is_mlp & by_rule), MLP: np.flatnonzero(is_mlp & by_rule)}
 
     def part(at: np.ndarray, place: np.ndarray) -> CurvePart:
@@ -404,12 +404,6 @@ def score_curve_data(
     else:
         cuts = {}
     return CurveData(parts, by_hand, cuts, len(candidates))
-
-
-def _not_by_hand(candidates: np.ndarray, plan: PruningPlan) -> np.ndarray:
-    by_rule = np.ones(plan.groups.size, dtype=bool)
-    by_rule[plan.by_hand] = False
-    return by_rule[candidates]
 
 
 def _changed_by_hand(table: GroupTable, plan: PruningPlan, kind: str, max_points: int) -> np.ndarray:

@@ -34,7 +34,8 @@ def sweep_curve(points: list[dict], axis: str, t: Translate, current: Setting | 
     for point in sorted(reached, key=lambda point: _along(point, axis)):
         series.setdefault(point[other], []).append(point)
     traces = [_series(series[value], number, axis, t) for number, value in enumerate(sorted(series, key=_in_order(other)))]
-    here = [point for point in reached if _is(point, current)]
+    split, ratio = current or (None, math.nan)
+    here = [point for point in reached if point["split"] == split and math.isclose(point["ratio"], ratio, abs_tol=1e-9)]
     shapes = []
     if here:
         traces.append(_ring(here[:1], axis, t))
@@ -191,7 +192,3 @@ def _along_current(current: Setting, axis: str) -> float | None:
 def _in_order(name: str):
     """Ratios by size, splits by attention's share."""
     return (lambda ratio: ratio) if name == RATIO else (lambda split: ((parse_split(split) or (-1.0,))[0], split))
-
-
-def _is(point: dict, current: Setting | None) -> bool:
-    return current is not None and point["split"] == current[0] and math.isclose(point["ratio"], current[1], abs_tol=1e-9)

@@ -3,7 +3,7 @@
 import argparse
 
 from pruning.errors import PruningError
-from pruning.experiment import DESCRIPTIONS, RESULT_FILE, Experiment
+from pruning.experiment import DESCRIPTIONS, RESULT_FILE
 
 from ..model_files import open_experiment, open_files, source_of
 from ..report import write_report
@@ -26,7 +26,11 @@ def run(args: argparse.Namespace) -> int:
     experiment = open_experiment(args.experiment, args.output_root)
     if not experiment.is_planned:
         raise PruningError("step_needs", step="analysis", needed="a plan")
-    _print_size(experiment, args.output_root)
+    if experiment.is_saved:
+        change = size_change(source_of(experiment), open_files(str(experiment.folder), args.output_root))
+        print(size_sentence(change) + "\n")
+    else:
+        print(f"{experiment.name} holds no saved model; sizes follow from its plan.\n")
     difference = diff.of_experiment(experiment, args.output_root)
     diff.show(difference)
     written = []
@@ -40,10 +44,3 @@ def run(args: argparse.Namespace) -> int:
     write_report(experiment, written[-1])
     print("\n" + "\n".join(f"wrote {path}" for path in written))
     return 0 if difference.passed else diff.FAILED
-
-
-def _print_size(experiment: Experiment, output_root: str) -> None:
-    if not experiment.is_saved:
-        print(f"{experiment.name} holds no saved model; sizes follow from its plan.\n")
-        return
-    print(size_sentence(size_change(source_of(experiment), open_files(str(experiment.folder), output_root))) + "\n")

@@ -149,7 +149,12 @@ def show(difference: Difference, every_matrix: bool = False) -> None:
     print(text_table(_layers(difference), {"sparsity": percent, "planned": percent, "before": count, "after": count}))
     for table in (by_kind(matrices), by_module(matrices).drop(columns="kind")):
         print("\n" + text_table(table, _SHARES | _SIZES))
-    print(f"\n{_total_sentence(matrices)}")
+    whole = total(matrices)
+    print(
+        f"\nwhole model  {whole['params_before']:,.0f} -> {whole['params_after']:,.0f} parameters, "
+        f"{readable_size(int(whole['bytes_before']))} -> {readable_size(int(whole['bytes_after']))}, "
+        f"retention {whole['retention']:.2%}, sparsity {whole['sparsity']:.2%}"
+    )
     for shared in shared_retention(matrices):
         print(_retention_sentence(shared))
     print()
@@ -171,15 +176,6 @@ def _layers(difference: Difference) -> pd.DataFrame:
         shown[name] = [f"{before} -> {after}" if before != after else str(before) for before, after in pairs]
     shown["before"], shown["after"], shown["sparsity"] = table["params_before"], table["params_after"], table["sparsity"]
     return shown.assign(planned=table["planned_sparsity"]) if difference.planned else shown
-
-
-def _total_sentence(matrices: pd.DataFrame) -> str:
-    whole = total(matrices)
-    return (
-        f"whole model  {whole['params_before']:,.0f} -> {whole['params_after']:,.0f} parameters, "
-        f"{readable_size(int(whole['bytes_before']))} -> {readable_size(int(whole['bytes_after']))}, "
-        f"retention {whole['retention']:.2%}, sparsity {whole['sparsity']:.2%}"
-    )
 
 
 def _retention_sentence(shared) -> str:

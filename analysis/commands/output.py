@@ -12,8 +12,9 @@ def text_table(frame: pd.DataFrame, formats: dict | None = None) -> str:
     columns = [[str(name), *(_text(value, formats.get(name)) for value in frame[name])] for name in frame.columns]
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) or name in formats for name in frame.columns]
     widths = [max(map(len, column)) for column in columns]
-    rows = zip(*columns, strict=True)
-    return "\n".join("  ".join(_padded(*cell) for cell in zip(row, widths, numeric, strict=True)).rstrip() for row in rows)
+    rows = (zip(row, widths, numeric, strict=True) for row in zip(*columns, strict=True))
+    padded = ((text.rjust(width) if right else text.ljust(width) for text, width, right in row) for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in padded)
 
 
 def as_json(content) -> str:
@@ -35,10 +36,6 @@ def _text(value, form) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return form(value) if form else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _padded(text: str, width: int, right: bool) -> str:
-    return text.rjust(width) if right else text.ljust(width)
 
 
 def _plain(content):
