@@ -61,15 +61,17 @@ def run_alone(case: Case, environment: dict[str, str]) -> Measured:
 
 def measure(case: Case) -> Measured:
     """Measures in this process, which has done nothing else before."""
+    import torch
+
     from pruning.model.grouped_parameters import grouped_parameters
     from pruning.planning.shape import ModelShape
 
     model = _demo_model(case.attention) if case.model == DEMO else _random_model(int(case.model), case.attention)
     shape = ModelShape.from_config(model.config.to_dict())
     work = _work(model, shape, case.batch_size)
-    samples = _random_samples(case)
+    samples = torch.randint(4096, (case.samples, case.seq_len), generator=torch.Generator().manual_seed(0))
     held_before = _memory("VmRSS")
-    _forget_peak()
+    Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
     for name in case.work:
         work[name](samples[: case.batch_size])  # warm-up
     rows = {name: [] for name in case.work}
@@ -138,12 +140,6 @@ def _random_model(head_dim: int, attention: str):
     return AutoModelForCausalLM.from_config(config, attn_implementation=implementation).eval()
 
 
-def _random_samples(case: Case):
-    import torch
-
-    return torch.randint(4096, (case.samples, case.seq_len), generator=torch.Generator().manual_seed(0))
-
-
 def _timed(work: Callable, samples) -> tuple[float, float, int]:
     """Seconds, seconds on all cores together, page faults."""
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
@@ -157,10 +153,6 @@ def _memory(name: str) -> int:
     """VmRSS or VmHWM (its peak) of this process, bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
 
 
 def _describe(model, shape) -> str:

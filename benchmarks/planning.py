@@ -88,7 +88,11 @@ def run(args: argparse.Namespace) -> None:
     """Prints median and worst milliseconds per change for each strategy, and what the first one costs on top."""
     table, layers = random_table(ModelShape.from_config(LLAMA_3_8B), args.seed), random_layers(args.seed)
     texts = english_texts()
-    _print_basis(table)
+    attention = int((~table.groups.is_mlp).sum())
+    print(f"model: Llama-3-8B's shape, {table.shape.parameters:,} parameters, random scores")
+    print(f"groups: {attention:,} attention groups, {table.groups.size - attention:,} MLP channels")
+    print(f"machine: {_cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; this code runs on one thread")
+    print(f"python {platform.python_version()}, numpy {np.__version__}, plotly {plotly.__version__}")
     first = _timed(lambda: (table.order, table.block_in_order, table.rank_in_order))[0]
     print(f"first time only, sorting the table: {first:.1f} ms")
     _answer(table, layers, texts, resolve({}))  # imports inside plotly are not a change's cost
@@ -177,14 +181,6 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = work()
     return (time.perf_counter() - start) * 1000, result
-
-
-def _print_basis(table: GroupTable) -> None:
-    attention = int((~table.groups.is_mlp).sum())
-    print(f"model: Llama-3-8B's shape, {table.shape.parameters:,} parameters, random scores")
-    print(f"groups: {attention:,} attention groups, {table.groups.size - attention:,} MLP channels")
-    print(f"machine: {_cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; this code runs on one thread")
-    print(f"python {platform.python_version()}, numpy {np.__version__}, plotly {plotly.__version__}")
 
 
 def _cpu_name() -> str:
