@@ -46,7 +46,10 @@ def take(prefix: str, name: str | None) -> None:
     if name is None or name in _BY_NAME:
         state[f"{prefix}_kind"] = name or SAME
         return
-    kind = _kind_of(name)
+    try:
+        kind = "file" if kind_of_corpus(name) == FILE else "dataset"
+    except PruningError:  # a file that is gone; the field shows its name
+        kind = "file"
     state[f"{prefix}_kind"], state[f"{prefix}_{kind}"] = kind, name
 
 
@@ -66,10 +69,3 @@ def chosen(prefix: str) -> str | None:
     name = (state.get(f"{prefix}_{kind}") or "").strip() if kind in _NAMED_HERE else kind
     check_corpus(name)
     return name
-
-
-def _kind_of(name: str) -> str:
-    try:
-        return "file" if kind_of_corpus(name) == FILE else "dataset"
-    except PruningError:  # a file that is gone; the field shows its name
-        return "file"

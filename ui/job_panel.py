@@ -60,17 +60,14 @@ def _live(experiment: Experiment, below: Callable[[JobStatus], None] | None) -> 
         st.rerun()
     with st.container(border=True, key="job_panel"):
         st.markdown(f"**{t(f'job.kind.{status.kind}')}**")
-        st.progress(_fraction(status), text=_progress_text(experiment, status))
+        done = min(status.done / status.total, 1.0) if status.total else 0.0
+        st.progress(done, text=_progress_text(experiment, status))
         if st.button(t("job.cancel"), icon=":material/cancel:", key="job_cancel"):
             queue().cancel(experiment)
             st.toast(t("job.cancelling"))
         _log(experiment, status)
     if below is not None:
         below(status)
-
-
-def _fraction(status: JobStatus) -> float:
-    return min(status.done / status.total, 1.0) if status.total else 0.0
 
 
 def _progress_text(experiment: Experiment, status: JobStatus) -> str:

@@ -89,7 +89,10 @@ def _opened(link: str) -> Iterator[None]:
     Not the link itself: the other accounts of a machine can read the command line of the browser, but not this file.
     """
     page = f'<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={escape(link)}">'
-    descriptor, name = _own_file()
+    try:  # beside the app, for browsers in a sandbox see no temporary folder
+        descriptor, name = tempfile.mkstemp(".html", ".start-", _ROOT)
+    except OSError:
+        descriptor, name = tempfile.mkstemp(".html", ".start-")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(page)
     threading.Thread(target=webbrowser.open, args=(Path(name).as_uri(),), daemon=True).start()  # some wait for the browser
@@ -97,11 +100,3 @@ def _opened(link: str) -> Iterator[None]:
         yield
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def _own_file() -> tuple[int, str]:
-    """A file that only this account can read: beside the app, for browsers in a sandbox see no temporary folder."""
-    try:
-        return tempfile.mkstemp(".html", ".start-", _ROOT)
-    except OSError:
-        return tempfile.mkstemp(".html", ".start-")

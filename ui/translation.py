@@ -99,14 +99,10 @@ def job_error_text(error: dict) -> Markdown:
 def _in_words(values: dict) -> dict:
     """The values of an error, those that the engine says in English in the language of the app."""
     said = {name: t(key) for name, value in values.items() if (key := _phrases().get((name, str(value))))}
-    return values | said | _expected(values)
-
-
-def _expected(values: dict) -> dict:
-    """What a setting must be, where an error says that in English."""
     setting = SETTINGS.get(values.get("name"))
-    said = setting is not None and values.get("expected") == setting.expected
-    return {"expected": setting.expected_by(t)} if said else {}
+    if setting is not None and values.get("expected") == setting.expected:
+        said["expected"] = setting.expected_by(t)
+    return values | said
 
 
 @functools.cache

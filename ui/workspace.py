@@ -115,7 +115,11 @@ def current_experiment() -> Experiment | None:
     """The open experiment; None when none is open, and when there is none of that name, of which the frame of all screens
     speaks (see `missing`).
     """
-    experiment = _named_experiment()
+    name = st.session_state.get(EXPERIMENT_KEY)
+    try:
+        experiment = Experiment.at(output_root(), name) if name else None
+    except PruningError:  # a link may name anything
+        return None
     if experiment is None or not experiment.exists:
         return None
     st.session_state[_SEEN_KEY] = experiment.name
@@ -149,14 +153,6 @@ def new_name_of(name: str) -> str | None:
         if Experiment(output_root() / name).exists:
             return name
     return None
-
-
-def _named_experiment() -> Experiment | None:
-    name = st.session_state.get(EXPERIMENT_KEY)
-    try:
-        return Experiment.at(output_root(), name) if name else None
-    except PruningError:  # a link may name anything
-        return None
 
 
 @dataclass(frozen=True)

@@ -33,15 +33,12 @@ def show(found: ExperimentTable) -> None:
     if len(bases(found.rows[found.rows["name"].isin(chosen)])) > 1:
         st.warning(t("compare.pair.basis_differs"), icon=":material/warning:")
     try:
-        _detail(*(Experiment.open(workspace.output_root(), name) for name in chosen))
+        first, second = (Experiment.open(workspace.output_root(), name) for name in chosen)
+        _settings(first, second)
+        _sizes(first, second)
+        _texts(first, second)
     except PruningError as error:
         st.error(error_text(error), icon=":material/error:")
-
-
-def _detail(first: Experiment, second: Experiment) -> None:
-    _settings(first, second)
-    _sizes(first, second)
-    _texts(first, second)
 
 
 def _settings(first: Experiment, second: Experiment) -> None:

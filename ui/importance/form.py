@@ -49,7 +49,11 @@ def show(disabled: bool) -> None:
         with columns[3]:
             corpus_picker.show(_CORPUS, corpus_picker.FOR_CALIBRATION)
             _name()
-        _hints(method)
+        if not IMPORTANCE_METHODS[method].needs_samples:
+            st.caption(t("importance.hint.no_samples", method=method))
+        elif method == "taylor_2nd":
+            st.caption(t("importance.hint.batch", method=method))
+        st.caption(t("importance.hint.memory"))
         with st.expander(t("importance.computing")):
             if shape is not None and shape.num_layers > 1:
                 _layers(shape.num_layers)
@@ -99,15 +103,6 @@ def _presets() -> None:
                 args=(values,),
             )
         st.caption(t("importance.hint.samples"))
-
-
-def _hints(method: str) -> None:
-    """What follows from the method, and what to do when memory runs out."""
-    if not IMPORTANCE_METHODS[method].needs_samples:
-        st.caption(t("importance.hint.no_samples", method=method))
-    elif method == "taylor_2nd":
-        st.caption(t("importance.hint.batch", method=method))
-    st.caption(t("importance.hint.memory"))
 
 
 def _layers(num_layers: int) -> None:

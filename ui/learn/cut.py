@@ -98,7 +98,8 @@ def _protection(about: Subject) -> None:
         chart(charts.protection_grid(grid, words), "protection_grid", t("learn.protection.grid.alt"))
         best = sensitivity.best_of_grid(grid)
         if best is not None:
-            st.markdown(t("learn.protection.grid", ratio=grid.question.options["ratio"], **best["difference"], **_place(best)))
+            place = {name: best[name] for name in ("first", "last", "perplexity")}
+            st.markdown(t("learn.protection.grid", ratio=grid.question.options["ratio"], **best["difference"], **place))
 
 
 def _trained(about: Subject, strategy: str, first: int, last: int) -> None:
@@ -110,7 +111,3 @@ def _trained(about: Subject, strategy: str, first: int, last: int) -> None:
     measure.left_out(found)
     for row in sensitivity.trained_verdicts(found):
         st.markdown(t(f"learn.trained.ratio.{row.pop('verdict')}", **row))
-
-
-def _place(best: dict) -> dict:
-    return {name: best[name] for name in ("first", "last", "perplexity")}

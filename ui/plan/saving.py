@@ -4,7 +4,6 @@ import streamlit as st
 
 from pruning.errors import PruningError
 from pruning.experiment import Experiment
-from pruning.planning.plan import PruningPlan
 from pruning.planning.planner import Planned
 from pruning.runs.status import idle
 from ui import workspace
@@ -15,7 +14,8 @@ from ui.workspace import Measured
 
 def show(found: Measured, planned: Planned) -> None:
     """Draws the button; a plan for an experiment that was cut already goes into a new one, nothing is overwritten."""
-    if _is_saved(found.experiment, planned.plan):
+    saved, plan = workspace.saved_plan(found.experiment), planned.plan
+    if saved is not None and saved.remove_empty_layers == plan.remove_empty_layers and (saved.kept == plan.kept).all():
         st.success(t("plan.saved"), icon=":material/check:")
         link("prune", t("plan.next"))
         return
@@ -30,11 +30,6 @@ def show(found: Measured, planned: Planned) -> None:
         # Not st.switch_page: it would clear the URL, which Streamlit refuses while sliders are bound to it.
         workspace.open_experiment(experiment.name)
         st.rerun()
-
-
-def _is_saved(experiment: Experiment, plan: PruningPlan) -> bool:
-    saved = workspace.saved_plan(experiment)
-    return saved is not None and saved.remove_empty_layers == plan.remove_empty_layers and (saved.kept == plan.kept).all()
 
 
 def _save(found: Measured, planned: Planned) -> Experiment:

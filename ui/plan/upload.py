@@ -51,7 +51,10 @@ def _read(found: Measured, settings: Settings, files: list, meaning: str) -> Exp
     if file.name.endswith(".json"):
         content = _json(file)
         return _keep(found, chosen_plan(content, shape, fingerprint, settings, file.name), file.name)
-    frame, source = _csv(file), _sidecar(files)
+    frame = _csv(file)
+    sidecars = [one for one in files if one.name.endswith(".csv.json")]
+    source = _json(sidecars[0]) if sidecars else {}
+    source.pop("format_version", None)
     if meaning == _ROWS:
         return _keep(found, chosen_groups(frame, source, shape, fingerprint, settings, file.name), file.name)
     table, warnings = checked_table(frame, source, shape, fingerprint, file.name)
@@ -84,10 +87,3 @@ def _json(file) -> dict:
     if not isinstance(content, dict):
         raise PruningError("file_broken", path=file.name, reason="it is not a JSON object")
     return content
-
-
-def _sidecar(files: list) -> dict:
-    sidecars = [file for file in files if file.name.endswith(".csv.json")]
-    source = _json(sidecars[0]) if sidecars else {}
-    source.pop("format_version", None)
-    return source

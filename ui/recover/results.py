@@ -71,8 +71,10 @@ def results(experiment: Experiment, plan: PruningPlan) -> None:
     metrics, history = experiment.metrics(), _shown_history(experiment)
     st.subheader(t("recover.result", experiment=experiment.name))
     _perplexities(metrics)
-    if metrics.get("recovery"):
-        st.caption(_training_in_words(metrics["recovery"]))
+    if done := metrics.get("recovery"):
+        distilled = t("recover.done.distilled", weight=done["distill_weight"]) if done["distill_weight"] else ""
+        sentence = "recover.done" if done["best_step"] else "recover.done.none"
+        st.caption(t(sentence, **done | {"method": t(f"recover.training.{done['method']}"), "distilled": distilled}))
     if history is not None:
         _curves(history)
         st.caption(t("recover.validation", text=history.validation["text"]))
@@ -120,12 +122,6 @@ def _perplexities(metrics: dict) -> None:
     with bars:
         chart(charts.perplexity_bars(metrics, words), "perplexity", t("recover.bars.alt"))
         st.caption(t("prune.perplexity.basis", **metrics["basis"]))
-
-
-def _training_in_words(done: dict) -> str:
-    distilled = t("recover.done.distilled", weight=done["distill_weight"]) if done["distill_weight"] else ""
-    sentence = "recover.done" if done["best_step"] else "recover.done.none"
-    return t(sentence, **done | {"method": t(f"recover.training.{done['method']}"), "distilled": distilled})
 
 
 def _texts(experiment: Experiment) -> None:
