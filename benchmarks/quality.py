@@ -53,14 +53,12 @@ _MOST_LAYER_SAMPLES = 50
 _SEED, _BATCH_SIZE = 0, 8
 _RESULTS = Path(__file__).parent / "results"
 _OF_STRATEGY = {
-    "global": {},
     "layer": {
         "pruning_strategy": "inverse",
         "layer_min_pruning_rate": 0.0,
         "layer_max_pruning_rate": 0.9,
         "match_target": True,
     },
-    "uniform": {},
 }
 
 
@@ -129,7 +127,7 @@ def _keys(args: argparse.Namespace) -> list[tuple[str, str, float, str]]:
     return [
         (strategy, protection, ratio, method)
         for strategy in args.strategies
-        for protection in ([NONE] if strategy == "uniform" else [DEFAULT, NONE])
+        for protection in ([DEFAULT, NONE] if STRATEGIES[strategy].protects else [NONE])
         for ratio in args.ratios
         for method in args.methods
     ]
@@ -161,7 +159,7 @@ def _basis(loaded: LoadedModel, text: HeldOutText, calibration: Corpus, args: ar
 
 def _in_words(strategy: str) -> str:
     """The settings of a strategy that are not the same for all."""
-    settings = {"pruning_distribution": resolve({}, strategy).pruning_distribution} | _OF_STRATEGY[strategy]
+    settings = {"pruning_distribution": resolve({}, strategy).pruning_distribution} | _OF_STRATEGY.get(strategy, {})
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
@@ -206,7 +204,7 @@ def _planned_rows(keys: list[tuple], loaded: LoadedModel, calibration: Corpus, a
     samples = windows(args.samples)
     tables = {method: _table(method, loaded, samples) for method in dict.fromkeys(method for *_, method in keys)}
     layers = None
-    if any(strategy == "layer" for strategy, *_ in keys):
+    if any(STRATEGIES[strategy].has_layer_rates for strategy, *_ in keys):
         start = time.perf_counter()
         layers = measure_layers(_LAYER_METHOD, loaded.model, windows(min(_MOST_LAYER_SAMPLES, args.samples)), _BATCH_SIZE)
         print(f"importance of layers by {_LAYER_METHOD}: {time.perf_counter() - start:.1f} s", flush=True)
@@ -222,8 +220,8 @@ def _table(method: str, loaded: LoadedModel, samples: torch.Tensor) -> GroupTabl
 
 def _plan(key: tuple, table: GroupTable, layers: LayerImportance | None, seeds: int) -> _Planned:
     strategy, protection, ratio, method = key
-    given = {"pruning_ratio": ratio} | _OF_STRATEGY[strategy]
-    if strategy != "uniform" and protection == NONE:
+    given = {"pruning_ratio": ratio} | _OF_STRATEGY.get(strategy, {})
+    if STRATEGIES[strategy].protects and protection == NONE:
         given["protected_layers"] = "none"
     try:
         plan = plan_from_settings(table, resolve(given, strategy), layers).plan

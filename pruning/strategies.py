@@ -55,6 +55,6 @@ STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 DEFAULT_STRATEGY = "global"
 
 
-def strategy_of(settings: Mapping[str, Any]) -> Strategy | None:
+def strategy_of_plan(settings: Mapping[str, Any]) -> Strategy | None:
     """The strategy of the settings that a plan was made with; None where it was made without one."""
     return STRATEGIES.get(settings.get("strategy", ""))

@@ -67,7 +67,7 @@ def plan_of(args: argparse.Namespace, model: ModelFiles) -> PruningPlan:
             raise PruningError("settings_exclusive", first="plan", second="settings of a plan")
         path = Path(args.plan).expanduser()
         return PruningPlan.from_json(read_json(path, None), shape, model.fingerprint, path)
-    settings = plan_settings(args)
+    settings = settings_of_flags(args)
     if args.table:
         table = read_table(Path(args.table).expanduser(), shape)
     elif STRATEGIES[settings.strategy].sizes_need_scores:
@@ -82,7 +82,7 @@ def plan_of(args: argparse.Namespace, model: ModelFiles) -> PruningPlan:
     return plan_from_settings(table, settings, layers).plan
 
 
-def plan_settings(args: argparse.Namespace) -> Settings:
+def settings_of_flags(args: argparse.Namespace) -> Settings:
     """Every setting, those of the flags checked; rates are equal unless an importance of layers is given."""
     given = _given(args)
     if not given.get("layer_importance_config"):

@@ -10,7 +10,7 @@ from pruning.experiment_table import protection_of, settings_of_plan
 from pruning.files import read_json
 from pruning.planning.plan import PruningPlan
 from pruning.planning.protection import Protection
-from pruning.strategies import strategy_of
+from pruning.strategies import strategy_of_plan
 
 from ..flow import save_flow_picture
 from ..model_files import open_experiment, source_of
@@ -41,7 +41,7 @@ def draw(experiment: Experiment, path: Path) -> None:
 
 def _rates(experiment: Experiment, plan: PruningPlan) -> np.ndarray | None:
     """The rates that the strategy computed for all layers, [layers]; None where it has none."""
-    strategy = strategy_of(plan.settings)
+    strategy = strategy_of_plan(plan.settings)
     if not (strategy and strategy.has_layer_rates and experiment.has(LAYERS_FILE)):
         return None
     layers = read_json(experiment.path(LAYERS_FILE), None)["layers"]

@@ -117,7 +117,7 @@ def measure_groups(
     return importance
 
 
-def passes(methods: Sequence[str]) -> list[tuple[str, ...]]:
+def shared_passes(methods: Sequence[str]) -> list[tuple[str, ...]]:
     """The methods in their order, those together that one pass gives all of."""
     left, found = list(methods), []
     while left:
@@ -146,7 +146,7 @@ def measure_at_once(
     on_progress: OnProgress = lambda done, total: None,
     layers: range | None = None,
 ) -> np.ndarray:
-    """`measure_groups` by one method, or by several that `passes` gives together, [methods, groups] float64."""
+    """`measure_groups` by one method, or by several that `shared_passes` gives together, [methods, groups] float64."""
     importance = np.atleast_2d(function_of(*methods)(model, shape, Calibration(samples, batch_size, on_progress, layers)))
     for of_method in importance:
         refuse_unless_finite(of_method, shape)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import PruningError
 from ..settings import SETTINGS
-from ..strategies import DEFAULT_STRATEGY, STRATEGIES, strategy_of
+from ..strategies import DEFAULT_STRATEGY, STRATEGIES, strategy_of_plan
 from .groups import GroupIndex, name_groups, parse_groups
 from .shape import ATTENTION, GROUP_TYPES, LayerShape, ModelShape
 
@@ -154,7 +154,7 @@ def target_basis(settings: dict) -> str:
     attention and MLP of all layers (layer-wise rates, before protection is taken out).
     """
     basis = settings.get("ratio_basis", "model")
-    strategy = strategy_of(settings)
+    strategy = strategy_of_plan(settings)
     if strategy and strategy.has_layer_rates and basis == "model" and not settings.get("match_target"):
         return "prunable"
     return basis

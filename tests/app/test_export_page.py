@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pruning.experiment import Experiment
+from pruning.experiment import EXPORTS, Experiment
 from pruning.export.formats import FORMATS
 from pruning.export.hugging_face import save_model
 from pruning.files import locked
@@ -141,3 +141,12 @@ def test_what_a_stopped_run_left_can_be_removed(page, tmp_path):
     assert t("export.leftovers", count=2) in [warning.value for warning in at.warning]
     at.button(key="clean_up").click().run()
     assert not at.warning and not experiment.leftovers() and experiment.is_saved
+
+
+def test_every_file_and_folder_of_a_format_has_a_name_that_a_new_cut_removes(tmp_path):
+    made = [format for format in FORMATS.values() if format.name != "plan"]
+    for format in made:
+        (tmp_path / format.file).touch()
+        if format.dtype:
+            (tmp_path / format.folder).mkdir()
+    assert {path for pattern in EXPORTS for path in tmp_path.glob(pattern)} == set(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pruning.methods import IMPORTANCE_METHODS, LAYER_METHODS
-from pruning.model.importance import measure_at_once, measure_groups, passes
+from pruning.model.importance import measure_at_once, measure_groups, shared_passes
 from pruning.planning.shape import ModelShape
 from tests.tiny_models import FAMILIES, random_ids, tiny_model
 
@@ -171,7 +171,7 @@ def test_measuring_leaves_the_model_as_it_was(method):
 def test_what_one_pass_gives_both_of_is_what_each_gives_alone(both):
     model, samples = tiny_model("llama"), random_ids(5, 12)
     shape = ModelShape.from_config(model.config.to_dict())
-    assert both in passes(IMPORTANCE_METHODS)
+    assert both in shared_passes(IMPORTANCE_METHODS)
     together = measure_at_once(both, model, shape, samples, 2)
     for method, importance in zip(both, together, strict=True):
         np.testing.assert_allclose(importance, measure_groups(method, model, shape, samples, 2), rtol=1e-6)
@@ -184,5 +184,5 @@ def test_the_documentation_gives_the_formula_and_the_source_of_every_record(meth
 
 
 def test_all_methods_of_one_pass_have_the_same_needs():
-    for at_once in passes(tuple(IMPORTANCE_METHODS)):
+    for at_once in shared_passes(tuple(IMPORTANCE_METHODS)):
         assert len({IMPORTANCE_METHODS[method].passes for method in at_once}) == 1

@@ -51,7 +51,7 @@ def show(disabled: bool) -> None:
             _name()
         if not IMPORTANCE_METHODS[method].needs_samples:
             st.caption(t("importance.hint.no_samples", method=method))
-        elif method == "taylor_2nd":
+        elif IMPORTANCE_METHODS[method].depends_on_batch_size:
             st.caption(t("importance.hint.batch", method=method))
         st.caption(t("importance.hint.memory"))
         with st.expander(t("importance.computing")):

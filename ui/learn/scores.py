@@ -13,7 +13,7 @@ from ui.translation import t, words
 
 
 def show(about: Subject) -> None:
-    st.markdown(t("learn.scores.idea"))
+    st.markdown(t("learn.scores.idea", methods=len(IMPORTANCE_METHODS)))
     st.markdown("\n".join(f"- `{method}`: {t(f'method.{method}.sees')}" for method in IMPORTANCE_METHODS))
     if measured(about) is None:
         return

@@ -10,7 +10,7 @@ from pruning.planning.plan import PruningPlan, plan_totals
 from pruning.planning.planner import Planned, largest_ratio_for, rates_from_settings
 from pruning.planning.protection import name_layers
 from pruning.settings import Settings, merged
-from pruning.strategies import strategy_of
+from pruning.strategies import strategy_of_plan
 from pruning.words import readable_size
 from ui.page_frame import chart
 from ui.translation import error_text, t, words
@@ -45,7 +45,7 @@ def sentences(found: Measured, planned: Planned) -> None:
         _layerwise_sentence(found, planned)
     split = settings.get("pruning_distribution", "auto")
     is_short = plan.actual_ratio < settings.get("pruning_ratio", 0) - _SHORTFALL
-    strategy = strategy_of(settings)
+    strategy = strategy_of_plan(settings)
     if is_short and split != "auto" and not (strategy and strategy.scores_split):
         largest = largest_ratio_for(found.table, planned)
         if largest < settings["pruning_ratio"]:

@@ -22,7 +22,7 @@ from ...model import matrix_sizes
 from ...model.calibration import CALIBRATION, draw_samples, load_corpus
 from ...model.checkpoint import LoadedModel
 from ...model.held_out import HeldOutText, perplexity
-from ...model.importance import measure_at_once, passes
+from ...model.importance import measure_at_once, shared_passes
 from ...model.layer_importance import measure_layers
 from ...model.masking import masked
 from ...model.model_source import DEMO
@@ -212,7 +212,7 @@ def _foresee(study: _Study) -> None:
         ]
         for kind in study.options["kinds"]
     }
-    for methods in passes([method for method in IMPORTANCE_METHODS if method not in foreseen]):
+    for methods in shared_passes([method for method in IMPORTANCE_METHODS if method not in foreseen]):
         for method, importance in zip(methods, study.importance(methods, seed, count), strict=True):
             foreseen[method] = {kind: [float(importance[~plan.kept].sum()) for plan in plans] for kind, plans in cuts.items()}
         study.keep(whole={"foreseen": foreseen})
