@@ -3,7 +3,8 @@
     settings, memory, texts, charts, measuring  --read-->  IMPORTANCE_METHODS, LAYER_METHODS  --name a function of-->  model/
 
 A new method is a function in a module of `model/`, its record here, and its texts (`method.<name>.*` for groups,
-`layer_method.<name>` and `chart.layer_importance.*.<name>` for layers). Imports no torch: a page lists the methods before anything is measured.
+`layer_method.<name>` and `chart.layer_importance.*.<name>` for layers). Imports no torch: a page lists the methods before
+anything is measured.
 """
 
 from dataclasses import dataclass
