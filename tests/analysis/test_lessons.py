@@ -8,7 +8,7 @@ import pytest
 from analysis import charts, sensitivity
 from pruning.model.sensitivity import Rise
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP, ModelShape
-from pruning.runs.sensitivity.results import GRID, KINDS, LAYERS, PROTECTION, SPLIT, TRAINED, Request, SensitivityResult
+from pruning.runs.sensitivity.results import GRID, KINDS, LAYERS, PROTECTION, SPLIT, TRAINED, Question, SensitivityResult
 from tests.tiny_models import tiny_config
 from ui.translation import t
 
@@ -28,7 +28,7 @@ def protection(*differences: tuple[float, bool], ratio: float = 0.2) -> Sensitiv
         for seed, (mean, clear) in enumerate(differences)
     ]
     options = {"strategy": "layer", "ratios": [ratio], "seeds": list(range(len(points))), "first": 1, "last": 1}
-    return SensitivityResult(Request(PROTECTION, options, {}), perplexity=18.0, points=points)
+    return SensitivityResult(Question(PROTECTION, options, {}), perplexity=18.0, points=points)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_after_the_same_training_the_verdict_is_that_of_the_trained_models(mean,
     difference = {"mean": mean, "error": 0.01, "is_clear": is_clear}
     point = {"ratio": 0.2, "all": both(25.0, 22.0), "protected": both(24.0, 21.5), "difference": difference}
     unreached = {"ratio": 0.9, "reason": "too much"}
-    found = SensitivityResult(Request(TRAINED, {"first": 3, "last": 2}, {}), perplexity=20.0, points=[point, unreached])
+    found = SensitivityResult(Question(TRAINED, {"first": 3, "last": 2}, {}), perplexity=20.0, points=[point, unreached])
     [row] = sensitivity.trained_verdicts(found)
     assert (row["verdict"], row["all"], row["protected"], row["difference"]) == (verdict, 22.0, 21.5, mean)
     shown = [(trace.meta["kind"], trace.y[0]) for trace in charts.protection_trained(found, t).data]
@@ -101,7 +101,7 @@ def test_bars_of_layers_begin_at_the_whole_model_and_end_at_the_perplexity_of_th
     foreseen["l2"] = {kind: [3.0, 2.0, 1.0] for kind in KINDS}
     correlations = {"l1": dict.fromkeys(KINDS, 1.0), "l2": dict.fromkeys(KINDS, -1.0)}
     found = SensitivityResult(
-        Request(LAYERS, {}, {}), perplexity=9.0, points=points, whole={"foreseen": foreseen, "spearman": correlations}
+        Question(LAYERS, {}, {}), perplexity=9.0, points=points, whole={"foreseen": foreseen, "spearman": correlations}
     )
     attention, mlp, _ = charts.layer_sensitivity(found, t).data
     assert attention.base == mlp.base == (9.0,) * 3
@@ -116,7 +116,7 @@ def test_the_grid_leaves_gaps_where_there_is_no_plan():
     point = {"first": 0, "last": 1, "perplexity": 5.0, "rise": 0.1, "difference": {"mean": -0.2, "error": 0.1}}
     options = {"ratio": 0.2, "firsts": [0, 1], "lasts": [0, 1]}
     found = SensitivityResult(
-        Request(GRID, options, {}), perplexity=4.0, points=[point, {"first": 1, "last": 1, "reason": "too much"}]
+        Question(GRID, options, {}), perplexity=4.0, points=[point, {"first": 1, "last": 1, "reason": "too much"}]
     )
     values = np.array(charts.protection_grid(found, t).data[0].z, dtype=float)
     assert values[0, 1] == -0.2 and np.isnan(values).sum() == 3
@@ -136,7 +136,7 @@ def test_splits_are_sorted_by_what_attention_gave_and_the_scores_own_is_starred(
         }
         for split, share in (("5:5", 5), ("auto", 1), ("0:10", 0))
     ]
-    found = SensitivityResult(Request(SPLIT, {"ratios": [0.1]}, {}), perplexity=8.0, points=points)
+    found = SensitivityResult(Question(SPLIT, {"ratios": [0.1]}, {}), perplexity=8.0, points=points)
     line, star = charts.split_curves(found, t).data
     assert line.x == (0.0, 0.5) and star.x == (0.1,)
     assert sensitivity.best_splits(found) == [{"ratio": 0.1, "best": points[2], "own": points[1]}]

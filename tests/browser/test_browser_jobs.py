@@ -7,7 +7,6 @@ from tests.browser.studio import JOB_SECONDS, Studio, job_of, sentence, wait_unt
 from tests.runs.quick_runs import save_tiny_model
 
 LONG, SHORT, WINDOW = "4000", "4", "16"
-pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,6 @@ def experiment(server, tmp_path) -> Experiment:
     return made
 
 
-@pytest.mark.timeout(300)
 def test_a_file_of_any_size_is_downloaded_and_goes_on_where_it_broke_off(studio: Studio, server, experiment, tmp_path):
     studio.open("export", experiment=experiment.name)
     link = studio.link("export.download")

@@ -193,7 +193,7 @@ def go_through_the_history(studio: Studio, step: str, until: list[str]) -> None:
     """Undoes or does again, step by step, to the end."""
     while (now := strip(studio)) != until:
         studio.press(f"plan.{step}")
-        wait_until(lambda now=now: strip(studio) != now, seconds=30)
+        wait_until(lambda now=now: strip(studio) != now)
         studio.settle()
     expect(studio.button(f"plan.{step}")).to_be_disabled()
 
@@ -247,7 +247,6 @@ def trials_of(experiment: Experiment) -> list[dict]:
     return json.loads(file.read_text())["trials"] if file.is_file() else []
 
 
-@pytest.mark.timeout(600)
 def test_a_preview_gives_the_perplexity_of_the_cut_model(page: Studio, experiment):
     page.choose("plan.section", "plan.section.preview")
     page.enter("setting.eval_windows", str(PREVIEW_WINDOWS))
@@ -275,7 +274,6 @@ def test_a_preview_gives_the_perplexity_of_the_cut_model(page: Studio, experimen
     assert tried["parameters"] == metrics["parameters"]["after"]
 
 
-@pytest.mark.timeout(600)
 def test_a_sweep_is_cancelled_goes_on_and_a_point_is_taken(page: Studio, experiment):
     page.page.get_by_role("slider", name=sentence("setting.pruning_ratio")).press("ArrowLeft")
     page.choose("plan.section", "plan.section.sweep")

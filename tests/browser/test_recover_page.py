@@ -14,7 +14,6 @@ from tests.browser.studio import JOB_SECONDS, Studio, sentence, wait_until
 NAME, STEPS = "to-recover", 20
 QUICK = ("--base_model", "demo", "--num_samples", "4", "--seq_len", "32", "--eval_windows", "8", "--eval_seq_len", "32")
 CUT = ("--pruning_ratio", "0.25", "--test_before_prune", "--test_after_prune", "--save_model")
-pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

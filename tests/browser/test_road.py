@@ -24,7 +24,6 @@ BYTES_PER_PARAMETER = 2  # the demo model is stored as bfloat16
 SAMPLES, EVAL_WINDOWS = (128, 32) if MAKES_PICTURES else (16, 16)
 
 
-@pytest.mark.timeout(900)
 def test_the_whole_road(studio: Studio, server, new_context, tmp_path):
     see_the_model(studio)
     experiment = measure_importance(studio, server.output_root)
@@ -47,7 +46,6 @@ def test_the_whole_road(studio: Studio, server, new_context, tmp_path):
     loads_elsewhere_with_the_same_logits(home, layers)
 
 
-@pytest.mark.timeout(900)
 def test_a_plan_edited_by_hand_cuts_attention(studio: Studio, server, tmp_path):
     """The folder is the truth: what an editor wrote into plan.json is what the app shows and cuts."""
     experiment = a_second_plan_beside_the_first(studio, server.output_root)

@@ -12,8 +12,6 @@ from tests.browser.conftest import Server, running_app
 from tests.browser.studio import Studio, sentence
 from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory) -> Iterator[Server]:

@@ -35,7 +35,7 @@ def log_of(experiment: Experiment) -> str:
     return experiment.path(read_status(experiment).log).read_text()
 
 
-def question(experiment: Experiment) -> results.Request:
+def question(experiment: Experiment) -> results.Question:
     return results.question(experiment, experiment.read_table(), INSIDE)
 
 
