@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from pruning.__main__ import main
-from pruning.experiment import ADAPTER_FOLDER, REPAIR_FILE, Experiment
+from pruning.experiment import ADAPTER_FOLDER, CUT_MODEL_FOLDER, REPAIR_FILE, Experiment
 from pruning.model.checkpoint import load, open_checkpoint
 from pruning.runs import results
 from pruning.runs.progress import Progress
@@ -99,6 +99,8 @@ def test_each_strategy_cuts_repairs_and_trains_in_one_run(source, tmp_path, stra
     experiment = Experiment.open(tmp_path, "run")
     assert experiment.metrics()["perplexity"].keys() == {"before", "after", "repaired", "recovered"}
     assert experiment.read_plan().settings["iterative_steps"] == 2 and experiment.is_recovered
+    adapter = json.loads(experiment.path(ADAPTER_FOLDER, "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == CUT_MODEL_FOLDER
 
 
 def test_flags_not_given_are_at_their_defaults_whatever_an_earlier_training_had(experiment):

@@ -242,6 +242,7 @@ def train_and_save(
     teacher = partial(_teacher, run.experiment, run.settings, run.permissions)
     again = partial(_model_as_cut, run.experiment, draft, run.settings)
     adapter = draft.path(ADAPTER_FOLDER)
+    pruned.name_or_path = pruned.config.name_or_path = CUT_MODEL_FOLDER  # what the adapter says that it loads onto
     result, history = train_cut_model(run, pruned, data, baseline, teacher, again, adapter)
     round_as_saved(result.model, saved_dtype(loaded, run.settings))
     with run.progress.step("recovery", len(text.windows), "windows", detail="perplexity of the recovered model"):
