@@ -222,7 +222,7 @@ def test_a_folder_without_a_tokenizer_is_refused(saved):
 @pytest.mark.parametrize("device", ["cuda:7", "gpu", "meta", "cuda:x", ""])
 def test_a_device_that_is_not_there_is_refused(saved, device):
     folder, _ = saved()
-    assert refusal(folder, device=device).startswith(f"The device {device!r} is not available here; there are ")
+    assert refusal(folder, device=device).startswith(f"The device {device!r} is not available here; this machine has ")
 
 
 # whose code runs ------------------------------------------------------------------------------------------------------
