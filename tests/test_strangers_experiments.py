@@ -11,6 +11,7 @@ from pruning.errors import PruningError
 from pruning.experiment import Experiment
 from pruning.model.training import _last_checkpoint
 from pruning.runs import steps
+from pruning.runs.requests import Request
 from pruning.runs.status import claim
 from tests.runs.quick_runs import new_experiment, quick_settings, save_tiny_model, write_text
 
@@ -35,7 +36,7 @@ def test_what_is_to_go_after_a_recovery_is_of_the_experiment(experiment, outside
     names = [str(outside), "../../outside/mine.json", "description.txt", "adapter"]
     (taken / "gone.json").write_text(json.dumps({"format_version": 1, "names": names}))
     experiment.path("adapter").mkdir()
-    claim(experiment, "measure")
+    claim(experiment, Request("measure"))
     assert (outside / "mine.json").exists() and (outside / "checkpoint-500").exists() and experiment.has("description.txt")
     assert not experiment.has("adapter") and not taken.exists()
 
