@@ -1,5 +1,6 @@
 # make app     set up and open the app on port 8501
 # make test    set up and run every test
+# make test-quick  those that take a minute or two together: no browser, no killed process, no whole run
 # make test-gguf  also build llama.cpp, and compare exported GGUF files with it
 # make test-transformers4  also install transformers 4 by itself, and read exports with it
 # make test-kills  kill whole commands at each of their file operations, one after the other (half an hour)
@@ -29,7 +30,7 @@ TRANSFORMERS4_READY := $(VENV4)/.requirements
 INSTALLER ?= uv>=0.13.8,<0.14
 RETRY := make $(or $(MAKECMDGOALS),app)
 
-.PHONY: app test test-gguf test-transformers4 test-kills pictures lint lock clean check-port check-chromium
+.PHONY: app test test-quick test-gguf test-transformers4 test-kills pictures lint lock clean check-port check-chromium
 .DELETE_ON_ERROR:
 
 app: $(APP_READY) check-port
@@ -40,6 +41,10 @@ app: $(APP_READY) check-port
 # and one of them left to the end would keep one core waiting.
 test: $(TESTS_READY) check-chromium
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -rfEs $(PYTEST_ARGS)
+
+# Without browsers, killed processes and whole runs.
+test-quick: $(TESTS_READY)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -q -n $(WORKERS) --dist loadfile --quick $(PYTEST_ARGS)
 
 test-gguf: $(GGUF_READY) $(TESTS_READY)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$(PY)" -m pytest -v tests/export/test_llama_cpp.py $(PYTEST_ARGS)

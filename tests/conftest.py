@@ -7,12 +7,41 @@ from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).parent
+
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 # Code of model folders is cached by its hash; two test processes writing one cache get in each other's way.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="hf-modules-")
 
 
+# What `--quick` leaves out: browsers, killed processes, whole runs, benchmarks; each takes ten seconds and more.
+SLOW = {
+    *("assets", "benchmarks", "browser", "planning/test_memory.py"),
+    *(f"analysis/test_{name}.py" for name in ("details_and_flow_commands", "diff_command", "evaluate_command", "perplexity")),
+    *(f"app/test_{name}.py" for name in ("chinese", "compare_page", "damaged_experiments", "experiment_pages")),
+    *(f"app/test_{name}.py" for name in ("importance_page", "learn_page", "missing_experiment", "plan_page", "recover_page")),
+    *(f"export/test_{name}.py" for name in ("bin", "hugging_face", "older_readers", "round_trips", "streamed_cut")),
+    *(f"model/test_{name}.py" for name in ("calibration", "reconstruction", "recovery", "surgery")),
+    *(f"runs/test_{name}.py" for name in ("exporting", "iterative", "jobs", "killed_workers", "learning", "recover_step")),
+    *(f"runs/test_{name}.py" for name in ("strangers_code", "strategies")),
+    *(f"test_{name}.py" for name in ("command_line", "kills", "nothing_lost", "readme", "recover_command", "resume")),
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="leave out what takes long: browsers, killed processes, whole runs")
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.getoption("quick") and collection_path.is_relative_to(HERE):
+        return True if collection_path.relative_to(HERE).as_posix() in SLOW else None
+    return None
+
+
 def pytest_configure(config):
+    if missing := [name for name in SLOW if not (HERE / name).exists()]:
+        raise pytest.UsageError(f"tests/conftest.py names slow tests that are not there: {', '.join(sorted(missing))}")
+
     import hypothesis
     import torch
 
