@@ -72,7 +72,7 @@ ADAPTER_FOLDER = "adapter"  # the LoRA matrices that were merged into the model
 COST_FILE = "recovery_cost.json"  # what a training would take, measured before it
 CUT_MODEL_FOLDER = "cut_model"  # the model that recovery began with
 ZIP_FILE = "model.zip"
-EXPORTS = ("model-*", "model.*", "pytorch_model.bin")  # other forms of the model
+EXPORTS = ("model-*", ZIP_FILE, "pytorch_model.bin")  # other forms of the model
 CARD_FILE = "README.md"  # in the model folder; written last, when the model was checked
 JOB_FILE = "job.json"  # what a run is doing: pruning/runs/status.py
 QUEUED, RUNNING, DONE = "queued", "running", "done"  # its states while a process has the experiment, and when all went well
@@ -957,7 +957,7 @@ def checked_settings(settings: dict, path: Path) -> dict:
 
     Raises PruningError, or ValueError or TypeError, for a value that is none.
     """
-    if settings.get("strategy", DEFAULT_STRATEGY) not in STRATEGIES:
+    if settings.get("strategy", DEFAULT_STRATEGY) not in tuple(STRATEGIES):
         raise ValueError(f"there is no strategy {settings['strategy']!r}")
     checked = {}
     for name, value in settings.items():

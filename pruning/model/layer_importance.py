@@ -73,5 +73,5 @@ def turn(model: PreTrainedModel, passed: LayerPass, batch: torch.Tensor) -> np.n
 
 
 def _per_layer(passed: LayerPass, per_token: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> np.ndarray:
-    states = [hidden.float() for hidden in passed.hidden_states]
-    return np.array([per_token(h_in, h_out).double().sum().item() for h_in, h_out in pairwise(states)])
+    pairs = pairwise(passed.hidden_states)
+    return np.array([per_token(h_in.float(), h_out.float()).double().sum().item() for h_in, h_out in pairs])

@@ -144,7 +144,7 @@ def _checked_settings(settings, path) -> dict:
     """The settings a plan was made with, each in its type; raises PruningError for one that is none."""
     if settings is None:
         return {}
-    if not isinstance(settings, dict) or settings.get("strategy", DEFAULT_STRATEGY) not in STRATEGIES:
+    if not isinstance(settings, dict) or settings.get("strategy", DEFAULT_STRATEGY) not in tuple(STRATEGIES):
         raise PruningError("file_broken", path=path, reason="its settings are not those of a plan")
     return {name: SETTINGS[name].parse(value) if name in SETTINGS else value for name, value in settings.items()}
 

@@ -129,7 +129,7 @@ def _model(experiment: Experiment) -> None:
             experiment.path("model", CARD_FILE).read_text(encoding="utf-8")
 
 
-def _finding(experiment: Experiment) -> None:
+def _sensitivity_result(experiment: Experiment) -> None:
     for path in sorted(experiment.path(SENSITIVITY_FOLDER).glob("*.json")):
         results.result_in(path)
 
@@ -175,6 +175,6 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Experiment], object]], ...] = (
     ((requests.REQUEST_FILE,), _request),
     ((COST_FILE,), read_measured),
     ((trials.TRIALS_FILE,), trials.read_trials),
-    ((f"{SENSITIVITY_FOLDER}/*.json",), _finding),
+    ((f"{SENSITIVITY_FOLDER}/*.json",), _sensitivity_result),
     (("model/config.json", f"model/{CARD_FILE}", "model/*.safetensors"), _model),
 )

@@ -242,7 +242,8 @@ def train_and_save(
     teacher = partial(_teacher, run.experiment, run.settings, run.permissions)
     again = partial(_model_as_cut, run.experiment, draft, run.settings)
     adapter = draft.path(ADAPTER_FOLDER)
-    pruned.name_or_path = pruned.config.name_or_path = CUT_MODEL_FOLDER  # what the adapter says that it loads onto
+    # What the adapter says that it loads onto; where no model is saved, the plan makes it again.
+    pruned.name_or_path = pruned.config.name_or_path = CUT_MODEL_FOLDER
     result, history = train_cut_model(run, pruned, data, baseline, teacher, again, adapter)
     round_as_saved(result.model, saved_dtype(loaded, run.settings))
     with run.progress.step("recovery", len(text.windows), "windows", detail="perplexity of the recovered model"):

@@ -150,3 +150,10 @@ def test_every_file_and_folder_of_a_format_has_a_name_that_a_new_cut_removes(tmp
         if format.dtype:
             (tmp_path / format.folder).mkdir()
     assert {path for pattern in EXPORTS for path in tmp_path.glob(pattern)} == set(tmp_path.iterdir())
+
+
+def test_what_a_person_put_beside_the_model_is_no_form_of_it(tmp_path):
+    for name in ("model.bak", "model.csv", "models.txt"):
+        (tmp_path / name).touch()
+    Experiment(tmp_path).forget_exports()
+    assert len(list(tmp_path.iterdir())) == 3

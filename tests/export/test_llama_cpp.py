@@ -54,7 +54,7 @@ def test_where_llama_cpp_goes_on_differently_the_gap_is_told(tmp_path):
     _, model = pruned("llama", {}, vocab_size=300)
     save_model(model, None, tmp_path / "model")
     write_gguf(tmp_path / "model", with_byte_fallback(), tmp_path / "model.gguf", "F32")
-    opened = OpenedFile(str(tmp_path / "model.gguf"), model, exact=True)
+    opened = OpenedFile(str(tmp_path / "model.gguf"), model, exact=True, for_llama_cpp=True)
     assert opened.continued(random_ids(1, 24, 266)[0])["llama_cpp"] == {"tokens": 32, "equal": 32}
     model.model.embed_tokens.weight.data *= -1
     found = opened.continued(random_ids(1, 24, 266)[0])["llama_cpp"]

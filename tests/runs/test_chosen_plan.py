@@ -213,3 +213,10 @@ def test_exactly_one_file_must_be_given(run, tmp_path):
 def test_a_file_of_something_else_is_named(run, name):
     run.path(name).write_bytes(b"\x89PNG\r\n\x1a\n\xff\xff")
     assert fault(run.path(name)).startswith(f"{name} cannot be read: ")
+
+
+@pytest.mark.parametrize("strategy", [[], {}, "none"])
+def test_a_strategy_that_is_none_is_told(run, strategy):
+    content = json.loads(run.path(PLAN).read_text())
+    write_json(run.path(PLAN), content | {"settings": {"strategy": strategy}})
+    assert "its settings are not those of a plan" in fault(run.path(PLAN))
