@@ -14,15 +14,24 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="hf-modules-")
 
 
-# What `--quick` leaves out: browsers, killed processes, whole runs, benchmarks; each takes ten seconds and more.
+# What `--quick` leaves out: browsers, killed processes, whole runs, benchmarks; each takes five seconds and more.
 SLOW = {
     *("assets", "benchmarks", "browser", "planning/test_memory.py"),
     *(f"analysis/test_{name}.py" for name in ("details_and_flow_commands", "diff_command", "evaluate_command", "perplexity")),
     *(f"app/test_{name}.py" for name in ("chinese", "compare_page", "damaged_experiments", "experiment_pages")),
-    *(f"app/test_{name}.py" for name in ("importance_page", "learn_page", "missing_experiment", "plan_page", "recover_page")),
-    *(f"export/test_{name}.py" for name in ("bin", "hugging_face", "older_readers", "round_trips", "streamed_cut")),
+    *(
+        f"app/test_{name}.py"
+        for name in ("access", "importance_page", "learn_page", "missing_experiment", "pages", "plan_page", "recover_page")
+    ),
+    *(
+        f"export/test_{name}.py"
+        for name in ("bin", "gguf", "hugging_face", "older_readers", "original", "round_trips", "streamed_cut")
+    ),
     *(f"model/test_{name}.py" for name in ("calibration", "reconstruction", "recovery", "surgery")),
-    *(f"runs/test_{name}.py" for name in ("exporting", "iterative", "jobs", "killed_workers", "learning", "recover_step")),
+    *(
+        f"runs/test_{name}.py"
+        for name in ("exporting", "iterative", "jobs", "killed_workers", "learning", "own_head", "recover_step", "report")
+    ),
     *(f"runs/test_{name}.py" for name in ("strangers_code", "strategies")),
     *(f"test_{name}.py" for name in ("command_line", "kills", "nothing_lost", "readme", "recover_command", "resume")),
 }
