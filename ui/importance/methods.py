@@ -38,11 +38,11 @@ def memory_table(shape: ModelShape, bytes_per_parameter: int, tokens: int) -> No
     rows = [
         {
             "method": name,
-            "formula": IMPORTANCE_METHODS[name].formula,
-            "source": IMPORTANCE_METHODS[name].source,
             "passes": t(f"method.passes.{IMPORTANCE_METHODS[name].passes}"),
             "needed": readable_size(count),
             "fits": count <= present,
+            "formula": IMPORTANCE_METHODS[name].formula,
+            "source": IMPORTANCE_METHODS[name].source,
         }
         for name, count in needed.items()
     ]
@@ -51,11 +51,11 @@ def memory_table(shape: ModelShape, bytes_per_parameter: int, tokens: int) -> No
         hide_index=True,
         column_config={
             "method": st.column_config.TextColumn(t("setting.importance_method")),
-            "formula": st.column_config.TextColumn(t("method.formula"), help=t("method.formula.help")),
-            "source": st.column_config.TextColumn(t("method.source")),
             "passes": st.column_config.TextColumn(t("method.costs")),
             "needed": st.column_config.TextColumn(t("method.memory.needed")),
             "fits": st.column_config.CheckboxColumn(t("method.memory.fits_here")),
+            "formula": st.column_config.TextColumn(t("method.formula"), help=t("method.formula.help")),
+            "source": st.column_config.TextColumn(t("method.source")),
         },
         alt=t("method.memory.alt"),
         key="method_memory",
