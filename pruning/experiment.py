@@ -53,7 +53,7 @@ from .planning.plan import PruningPlan
 from .planning.shape import ModelShape
 from .process import is_alive
 from .settings import OF_THE_PERSON, SETTINGS, Settings, defaults_of, merged
-from .strategies import DEFAULT_STRATEGY, STRATEGIES
+from .strategies import DEFAULT_STRATEGY, is_strategy
 
 FORMAT_VERSION = 1
 TABLE_FILE = "global_group_table.csv"
@@ -957,7 +957,7 @@ def checked_settings(settings: dict, path: Path) -> dict:
 
     Raises PruningError, or ValueError or TypeError, for a value that is none.
     """
-    if settings.get("strategy", DEFAULT_STRATEGY) not in tuple(STRATEGIES):
+    if not is_strategy(settings.get("strategy", DEFAULT_STRATEGY)):
         raise ValueError(f"there is no strategy {settings['strategy']!r}")
     checked = {}
     for name, value in settings.items():

@@ -82,8 +82,8 @@ IMPORTANCE_METHODS: dict[str, ImportanceMethod] = _by_name(
         "activation_importance:wanda",
         matrices_at_work=1,
     ),
-    ImportanceMethod("l1", "Σ abs(w)", "magnitude", WEIGHTS_ONLY, "importance:l1", matrices_at_work=1),
-    ImportanceMethod("l2", "sqrt(Σ w^2)", "magnitude", WEIGHTS_ONLY, "importance:l2", matrices_at_work=1),
+    ImportanceMethod("l1", "Σ abs(w)", "Li 2017 (arXiv 1608.08710)", WEIGHTS_ONLY, "importance:l1", matrices_at_work=1),
+    ImportanceMethod("l2", "sqrt(Σ w^2)", "He 2018 (arXiv 1808.06866)", WEIGHTS_ONLY, "importance:l2", matrices_at_work=1),
     ImportanceMethod(
         "gate",
         "mean_s abs(a_s)",

@@ -22,10 +22,9 @@ class Strategy:
     help: str  # of the command
     planned_by: str
     defaults: Mapping[str, Any] = field(default_factory=dict)  # instead of a setting's own
-    scores_split: bool = False  # how attention and MLP share the cut may be left to the scores
+    compares_layers: bool = False  # scores of all layers in one list: they say how much goes from each, and may say the split
     has_layer_rates: bool = False  # a rate for each layer: by importance, between two bounds
     protects: bool = True  # layers can be protected
-    sizes_need_scores: bool = False  # how many groups go from each layer is known only when they are scored
 
 
 _ALL = (
@@ -33,8 +32,7 @@ _ALL = (
         "global",
         "measure, cut the lowest-scored groups of the whole model, evaluate, save",
         "planner:plan_global",
-        scores_split=True,
-        sizes_need_scores=True,
+        compares_layers=True,
     ),
     Strategy(
         "layer",
@@ -53,6 +51,11 @@ _ALL = (
 )
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 DEFAULT_STRATEGY = "global"
+
+
+def is_strategy(value: Any) -> bool:
+    """Whether a file's value names a strategy; it may be of any kind."""
+    return isinstance(value, str) and value in STRATEGIES
 
 
 def strategy_of_plan(settings: Mapping[str, Any]) -> Strategy | None:

@@ -70,7 +70,7 @@ def plan_of(args: argparse.Namespace, model: ModelFiles) -> PruningPlan:
     settings = settings_of_flags(args)
     if args.table:
         table = read_table(Path(args.table).expanduser(), shape)
-    elif STRATEGIES[settings.strategy].sizes_need_scores:
+    elif STRATEGIES[settings.strategy].compares_layers:
         message = f"`{settings.strategy}` decides by scores: give --table, or --strategy layer"
         raise PruningError("analysis_arguments", message=message)
     else:

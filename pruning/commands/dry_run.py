@@ -56,7 +56,7 @@ def _plan(job: str, header: CheckpointHeader, settings: Settings) -> tuple[Pruni
         return None, ""
     if has_groups:
         return plan_from_settings(experiment.read_table(), settings, layers).plan, f"the table of {experiment.name}"
-    if STRATEGIES[settings.strategy].sizes_need_scores:
+    if STRATEGIES[settings.strategy].compares_layers:
         return None, ""
     return plan_of_sizes(header.shape, settings, layers), "sizes alone: which groups go needs scores"
 

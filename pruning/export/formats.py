@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PruningError
+from ..experiment import PLAN_FILE, ZIP_FILE
 from ..planning.checkpoint_header import BIN_FILE, CheckpointHeader
 from .gguf_layout import GGUF_TYPES, check_config, gguf_bytes
 
@@ -48,7 +49,7 @@ model = Llama("{file}", n_ctx=0, verbose=False)
 print(model("Once upon a time", max_tokens=40)["choices"][0]["text"])
 """
 _CUT_BY_PLAN = """# In the folder of the pruning project, with the path of the file.
-python -m pruning apply --base_model {base_model} --plan plan.json --save_model
+python -m pruning apply --base_model {base_model} --plan {file} --save_model
 """
 
 
@@ -135,7 +136,7 @@ def _as_large_as_saved(header: CheckpointHeader) -> int:
 
 
 _ALL = (
-    Format(HF, "model.zip", HF, _LOAD_FOLDER, _as_large_as_saved),
+    Format(HF, ZIP_FILE, HF, _LOAD_FOLDER, _as_large_as_saved),
     *map(_folder, _WIDTHS),
     *map(_gguf, GGUF_TYPES),
     Format(
@@ -148,7 +149,7 @@ _ALL = (
         open_by="opened_file:open_bin",
         reader=", a state dict of torch",
     ),
-    Format(PLAN, "plan.json", PLAN, _CUT_BY_PLAN, lambda header: 0),
+    Format(PLAN, PLAN_FILE, PLAN, _CUT_BY_PLAN, lambda header: 0),
 )
 FORMATS: dict[str, Format] = {each.name: each for each in _ALL}
 SINGLE_FILES = tuple(name for name, each in FORMATS.items() if each.is_single_file)

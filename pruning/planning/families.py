@@ -19,12 +19,11 @@ class Family:
 
     `defaults` are what its config class fills in when config.json does not say (transformers/models/<name>/
     configuration_<name>.py; a test compares them). A bias is always there (True), never (False), or where the config value of
-    this name says so. `stock` and `own` name classes of transformers and of `model/architecture/modeling_pruned.py`.
+    this name says so. `stock` names the class of transformers.
     """
 
     name: str
     stock: str
-    own: str
     defaults: Mapping[str, Any]
     qkv_bias: bool | str = False
     o_bias: bool | str = False
@@ -40,6 +39,11 @@ class Family:
     gguf_any_size: str | None = "deci"  # for layers that differ in size; None: there is none
     gguf_o_bias: bool = True
 
+    @property
+    def own(self) -> str:
+        """The class of `model/architecture/modeling_pruned.py` for layers that differ in size."""
+        return f"Pruned{self.stock}"
+
     def has(self, bias: bool | str, config: Mapping[str, Any]) -> bool:
         """Whether models of this config have the bias, a field of this record."""
         return bool(config.get(bias, False)) if isinstance(bias, str) else bias
@@ -51,7 +55,6 @@ _ALL = (
     Family(
         "llama",
         "LlamaForCausalLM",
-        "PrunedLlamaForCausalLM",
         _COMMON | {"vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": None},
         qkv_bias="attention_bias",
         o_bias="attention_bias",
@@ -62,14 +65,12 @@ _ALL = (
     Family(
         "mistral",
         "MistralForCausalLM",
-        "PrunedMistralForCausalLM",
         _COMMON | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8},
     ),
-    Family("qwen2", "Qwen2ForCausalLM", "PrunedQwen2ForCausalLM", _QWEN, qkv_bias=True, gguf_whole="qwen2"),
+    Family("qwen2", "Qwen2ForCausalLM", _QWEN, qkv_bias=True, gguf_whole="qwen2"),
     Family(
         "qwen3",
         "Qwen3ForCausalLM",
-        "PrunedQwen3ForCausalLM",
         _QWEN | {"head_dim": 128},
         qkv_bias="attention_bias",
         o_bias="attention_bias",

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import PruningError
 from ..settings import SETTINGS
-from ..strategies import DEFAULT_STRATEGY, STRATEGIES, strategy_of_plan
+from ..strategies import DEFAULT_STRATEGY, is_strategy, strategy_of_plan
 from .groups import GroupIndex, name_groups, parse_groups
 from .shape import ATTENTION, GROUP_TYPES, LayerShape, ModelShape
 
@@ -144,7 +144,7 @@ def _checked_settings(settings, path) -> dict:
     """The settings a plan was made with, each in its type; raises PruningError for one that is none."""
     if settings is None:
         return {}
-    if not isinstance(settings, dict) or settings.get("strategy", DEFAULT_STRATEGY) not in tuple(STRATEGIES):
+    if not isinstance(settings, dict) or not is_strategy(settings.get("strategy", DEFAULT_STRATEGY)):
         raise PruningError("file_broken", path=path, reason="its settings are not those of a plan")
     return {name: SETTINGS[name].parse(value) if name in SETTINGS else value for name, value in settings.items()}
 

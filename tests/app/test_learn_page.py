@@ -11,18 +11,7 @@ from pruning.experiment import Experiment
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.runs.jobs import queue
 from pruning.runs.sensitivity import results
-from pruning.runs.sensitivity.results import (
-    BOTH,
-    GRID,
-    INSIDE,
-    LAYERS,
-    MATRIX,
-    PROTECTION,
-    SPLIT,
-    STRATEGIES,
-    TRAINED,
-    SensitivityResult,
-)
+from pruning.runs.sensitivity.results import BOTH, GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED
 from pruning.runs.status import read_status
 from tests.runs.learned import learn_all
 from tests.runs.quick_runs import wait_for_end
@@ -62,7 +51,7 @@ def chapter(root, monkeypatch):
     return opened
 
 
-def found(root: Path, name: str, kind: str, **options) -> SensitivityResult:
+def found(root: Path, name: str, kind: str, **options) -> results.SensitivityResult:
     experiment = Experiment.open(root, name)
     return results.read_result(experiment, results.question(experiment, experiment.read_table(), kind, **options))
 

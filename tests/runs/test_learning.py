@@ -20,17 +20,7 @@ from pruning.runs.context import load_held_out, warm_model
 from pruning.runs.sensitivity import results
 from pruning.runs.sensitivity import run as sensitivity
 from pruning.runs.sensitivity.plans import protected_and_not, split_plans
-from pruning.runs.sensitivity.results import (
-    GRID,
-    INSIDE,
-    LAYERS,
-    MATRIX,
-    PROTECTION,
-    SPLIT,
-    STRATEGIES,
-    TRAINED,
-    SensitivityResult,
-)
+from pruning.runs.sensitivity.results import GRID, INSIDE, LAYERS, MATRIX, PROTECTION, SPLIT, STRATEGIES, TRAINED
 from pruning.runs.status import read_status, request_cancel
 from tests.requests import ask_to_learn
 
@@ -57,7 +47,7 @@ def asked(experiment: Experiment, kind: str, **options) -> results.Question:
     return results.question(experiment, experiment.read_table(), kind, WINDOWS, **OPTIONS[kind] | options)
 
 
-def answer(experiment: Experiment, kind: str, **options) -> SensitivityResult:
+def answer(experiment: Experiment, kind: str, **options) -> results.SensitivityResult:
     wanted = asked(experiment, kind, **options)
     ask_to_learn(experiment, wanted)
     steps.run("learn", experiment)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from pruning.errors import PruningError
 from pruning.experiment import PASTED_FILE, Experiment, default_name
-from pruning.methods import IMPORTANCE_METHODS
+from pruning.methods import IMPORTANCE_METHODS, LAYER_METHODS
 from pruning.model.model_source import local_folder
 from pruning.planning.shape import ModelShape
 from pruning.runs.jobs import queue
@@ -42,7 +42,10 @@ def show(disabled: bool) -> None:
             settings_widgets.number("layer_importance_samples", max_value=100_000)
         with columns[1]:
             settings_widgets.number("seq_len", max_value=131_072)
-            settings_widgets.choice("layer_importance_method", format_func=lambda m: t(f"layer_method.{m}"))
+            layer_method = LAYER_METHODS[
+                settings_widgets.choice("layer_importance_method", format_func=lambda m: t(f"layer_method.{m}"))
+            ]
+            st.caption(" · ".join(filter(None, (f"`{layer_method.formula}`", layer_method.source))))
         with columns[2]:
             settings_widgets.number("gradient_batch_size", max_value=1024)
             settings_widgets.number("seed")

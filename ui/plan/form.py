@@ -214,7 +214,7 @@ def _protection(defaults: dict, num_layers: int, has_layer_importance: bool) -> 
 def _balance(strategy: Strategy, defaults: dict, has_layer_importance: bool) -> dict:
     st.markdown(f"**{t('plan.group.balance')}**")
     shown = {}
-    if strategy.scores_split:
+    if strategy.compares_layers:
         shown["split"] = st.select_slider(t("plan.split"), (AUTO, *SPLITS), AUTO, key="split", help=t("plan.split.help"))
     else:
         shown["shares"] = st.select_slider(t("plan.split"), SPLITS, "2:8", key="shares", help=t("plan.split.help"))

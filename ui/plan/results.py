@@ -46,7 +46,7 @@ def sentences(found: Measured, planned: Planned) -> None:
     split = settings.get("pruning_distribution", "auto")
     is_short = plan.actual_ratio < settings.get("pruning_ratio", 0) - _SHORTFALL
     strategy = strategy_of_plan(settings)
-    if is_short and split != "auto" and not (strategy and strategy.scores_split):
+    if is_short and split != "auto" and not (strategy and strategy.compares_layers):
         largest = largest_ratio_for(found.table, planned)
         if largest < settings["pruning_ratio"]:
             st.caption(t("plan.largest", split=split, largest=largest))

@@ -89,7 +89,7 @@ def _take(found: Measured, swept: dict, click: dict) -> None:
         return
     split, ratio = str(where[0]), float(where[1])
     values = form.values_now(found.experiment)
-    name = "split" if STRATEGIES[values["strategy"]].scores_split else "shares"
+    name = "split" if STRATEGIES[values["strategy"]].compares_layers else "shares"
     bounds = (swept["layer_min_pruning_rate"], swept["layer_max_pruning_rate"])
     _set_sliders(found, values | {name: split, "ratio": ratio, "bounds": bounds})
 

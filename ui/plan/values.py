@@ -87,7 +87,7 @@ def values_of(settings: Settings, num_layers: int) -> dict:
         mlp_layers_key(num_layers): mlp,
         "apart": attention != mlp,
         "protect": named,
-        "split": split if STRATEGIES[settings.strategy].scores_split and split in SPLITS else AUTO,
+        "split": split if STRATEGIES[settings.strategy].compares_layers and split in SPLITS else AUTO,
         "shares": split if split in SPLITS else "2:8",
         "bounds": (lowest, highest),
     }
@@ -99,7 +99,7 @@ def settings_of(values: dict, num_layers: int) -> Settings:
     given = {setting: values[name] for setting, name in _SAME.items()}
     given |= {
         "pruning_ratio": values["ratio"],
-        "pruning_distribution": values["split" if strategy.scores_split else "shares"],
+        "pruning_distribution": values["split" if strategy.compares_layers else "shares"],
         "layer_min_pruning_rate": values["bounds"][0],
         "layer_max_pruning_rate": values["bounds"][1],
     }
