@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import get_colorscale
 
 from pruning.methods import LAYER_METHODS
 from pruning.palette import COLOURS
@@ -218,7 +219,7 @@ def importance_heatmap(table: GroupTable, kind: str, t: Translate, max_bins: int
         "z": log_score,
         "y": data.first,
         "customdata": np.concatenate([ranges, data.score[:, :, None]], axis=2),
-        "colorscale": "Viridis",
+        "colorscale": get_colorscale("Viridis"),
         "colorbar": {
             "title": {"text": t("chart.heatmap.colour"), "side": "right"},
             "tickvals": ticks,

@@ -5,6 +5,7 @@ left out."""
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import get_colorscale
 
 from pruning.palette import COLOURS
 from pruning.planning.shape import ATTENTION, GROUP_TYPES, MLP
@@ -13,6 +14,7 @@ from ..sensitivity import foresight_ranks, mean_by_ratio
 from .frame import HEIGHT, SMALL, TEXT, Translate, figure_of, hover, layer_axis, marker, percent, spans_decades
 
 _SYMBOLS, _DASHES = ("circle", "square", "diamond"), ("solid", "dash", "dot")
+_PANELS = ("", "2", "3")  # what Plotly has behind `x` and `y` for axes side by side
 _LINES = ("actual", "target", "layer")
 _HALF_A_BOX = 0.28  # of the drawing of what follows from a root; its rows are 1 apart
 
@@ -80,7 +82,7 @@ def foresight(result, kind: str, t: Translate) -> go.Figure:
         "x": list(range(layers)),
         "y": names,
         "z": values,
-        "colorscale": "Cividis",
+        "colorscale": get_colorscale("Cividis"),
         "reversescale": True,
         "xgap": 1,
         "ygap": 2,
@@ -274,7 +276,7 @@ def matrix_corners(result, t: Translate) -> go.Figure:
     traces, titles = [], []
     largest = float(np.max(corner["dense"]))
     rows = len(corner["dense"])
-    for number, name in enumerate(("dense", "zeros", "smaller"), start=1):
+    for panel, name in zip(_PANELS, ("dense", "zeros", "smaller"), strict=True):
         values = np.array(corner[name], dtype=float)
         if name == "smaller":
             values = values[: len(result.whole["kept_rows"])]
@@ -284,21 +286,21 @@ def matrix_corners(result, t: Translate) -> go.Figure:
                 "z": np.where(values == 0, np.nan, values),
                 "zmin": 0,
                 "zmax": largest,
-                "colorscale": "Cividis",
+                "colorscale": get_colorscale("Cividis"),
                 "showscale": False,
-                "xaxis": f"x{number}",
-                "yaxis": f"y{number}",
+                "xaxis": f"x{panel}",
+                "yaxis": f"y{panel}",
                 "hovertemplate": hover(t("chart.matrix.hover", row="%{y}", column="%{x}", size="%{z:.3g}")),
                 "meta": {"kind": name},
             }
         )
         titles.append(t(f"chart.matrix.{name}", rows=result.whole[name]["shape"][0], columns=result.whole[name]["shape"][1]))
     axes = {}
-    for number, title in enumerate(titles, start=1):
-        left = (number - 1) * 0.345
-        axes[f"xaxis{number}"] = {"domain": [left, left + 0.31], "title": title, "anchor": f"y{number}", "showgrid": False}
-        axes[f"yaxis{number}"] = {"anchor": f"x{number}", "range": [rows - 0.5, -0.5], "showgrid": False}
-    axes["yaxis1"]["title"] = t("chart.matrix.rows")
+    for number, (panel, title) in enumerate(zip(_PANELS, titles, strict=True)):
+        left = number * 0.345
+        axes[f"xaxis{panel}"] = {"domain": [left, left + 0.31], "title": title, "anchor": f"y{panel}", "showgrid": False}
+        axes[f"yaxis{panel}"] = {"anchor": f"x{panel}", "range": [rows - 0.5, -0.5], "showgrid": False}
+    axes["yaxis"]["title"] = t("chart.matrix.rows")
     return figure_of(traces, t("chart.matrix.title", rows=rows), "matrix", HEIGHT, **axes)
 
 

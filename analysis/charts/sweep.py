@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import get_colorscale
 
 from pruning.palette import COLOURS
 from pruning.planning.allocation import parse_split
@@ -126,7 +127,7 @@ def sweep_grid(points: list[dict], t: Translate, current: Setting | None = None)
         "hovertext": cells["hover"],
         "hovertemplate": hover("%{hovertext}"),
         "customdata": customdata,
-        "colorscale": "Cividis",
+        "colorscale": get_colorscale("Cividis"),
         "colorbar": {"title": {"text": t("chart.perplexity.axis"), "side": "right"}} | (_powers(numbers) if log else {}),
         "xgap": 2,
         "ygap": 2,

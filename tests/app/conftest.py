@@ -1,5 +1,6 @@
 """Runs the app's script without a browser, on a folder of experiments of its own."""
 
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import plotly.io
 import pytest
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from pruning.experiment import Experiment
@@ -25,6 +27,14 @@ def measured_root(measured_demo, tmp_path_factory):
     root = tmp_path_factory.mktemp("experiments")
     copy_of(measured_demo, root, "first")
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_look_for_components():
+    """Streamlit's tests look through all installed packages in each run: a quarter of the time of a page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(manifest_scanner.scan_component_manifests))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -87,4 +97,15 @@ def on_page(at: AppTest, page: str) -> AppTest:
 def figures(at: AppTest) -> dict[str, go.Figure]:
     """The charts on the page by their key, as they are sent to the browser."""
     sent = [json.loads(element.proto.json) for element in at.get("bidi_component")]
-    return {data["name"]: plotly.io.from_json(data["figure"]) for data in sent if "figure" in data}
+    found = {data["name"]: plotly.io.from_json(data["figure"]) for data in sent if "figure" in data}
+    for name, figure in found.items():  # drawn without Plotly's checks: what is sent must be what they make of it
+        [as_sent] = [data["figure"] for data in sent if data.get("name") == name]
+        assert _without_empty(json.loads(as_sent)) == _without_empty(json.loads(figure.to_json())), name
+    return found
+
+
+def _without_empty(value):
+    """Plotly leaves out lists with nothing in them."""
+    if isinstance(value, dict):
+        return {key: _without_empty(one) for key, one in value.items() if one != []}
+    return [_without_empty(one) for one in value] if isinstance(value, list) else value
