@@ -2,6 +2,7 @@
 
 import gc
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -73,19 +74,19 @@ def _quick_garbage_collection() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked_checks():
-    """Exports are checked by forks of a process that has loaded the libraries; gives what checks them in the product."""
-    from tests.fresh_checks import forked_checks
+    """Exports are checked by forks of a process that has loaded the libraries."""
+    from tests.fresh_python import forked_checks
 
-    with forked_checks() as own_check:
-        yield own_check
+    with forked_checks():
+        yield
 
 
 @pytest.fixture
-def own_check(_forked_checks, monkeypatch) -> None:
+def own_check(monkeypatch) -> None:
     """Exports are checked as the product does, by a process that is started anew."""
     from pruning.export import reload_check
 
-    monkeypatch.setattr(reload_check, "_in_fresh_process", _forked_checks)
+    monkeypatch.setattr(reload_check, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

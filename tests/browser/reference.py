@@ -2,15 +2,14 @@
 input columns zeroed, and logits of the exported folder in a process that knows nothing of this project.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM
+
+from tests import fresh_python
 
 DEMO_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "demo_model"
 _QUERY_WIDTH = 32  # input columns of o_proj per attention group: 4 query heads of 8
@@ -19,6 +18,8 @@ _LOAD_ELSEWHERE = """
 import sys
 import numpy as np, torch
 from transformers import AutoModelForCausalLM
+
+from tests import fresh_python
 
 folder, ids, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
@@ -61,12 +62,8 @@ def logits_elsewhere(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, int]:
     """Logits and parameters of a model folder, loaded by stock transformers in a fresh process and an empty module cache."""
     ids_file, out = folder.parent / "ids.npy", folder.parent / "found.npz"
     np.save(ids_file, ids)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(
-        [sys.executable, "-c", _LOAD_ELSEWHERE, str(folder), str(ids_file), str(out)],
-        cwd=folder.parent,
-        env=environment | {"HF_MODULES_CACHE": str(folder.parent / "modules")},
-        check=True,
-    )
+    where = {"cwd": folder.parent, "PYTHONPATH": "", "HF_MODULES_CACHE": folder.parent / "modules"}
+    done = fresh_python.run(_LOAD_ELSEWHERE, folder, ids_file, out, **where)
+    assert done.returncode == 0, done.stderr
     with np.load(out) as found:
         return found["logits"], int(found["parameters"])

@@ -1,27 +1,26 @@
 """The Recover page in a real browser: repair, then LoRA for twenty steps, seen as it goes, by this session and by another."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import ROOT
+from pruning.__main__ import main
 from tests.browser.studio import JOB_SECONDS, Studio, sentence, wait_until
+from tests.runs.quick_runs import quick_flags, save_tiny_model
 
 NAME, STEPS = "to-recover", 20
-QUICK = ("--base_model", "demo", "--num_samples", "4", "--seq_len", "32", "--eval_windows", "8", "--eval_seq_len", "32")
-CUT = ("--pruning_ratio", "0.25", "--test_before_prune", "--test_after_prune", "--save_model")
 
 
 @pytest.fixture(scope="module")
-def experiment(server) -> Path:
+def experiment(server, tmp_path_factory) -> Path:
     """A cut of the command line."""
-    where = ("--experiment_name", NAME, "--output_root", str(server.output_root))
-    command = [sys.executable, "-m", "pruning", "global", *QUICK, *CUT, *where]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    folder = tmp_path_factory.mktemp("small")
+    text = folder / "text.txt"
+    text.write_text("\n".join(f"value_{i} = {i} * {i % 7}" for i in range(1000)))
+    flags = quick_flags(save_tiny_model(folder / "model"), text, server.output_root, experiment_name=NAME)
+    assert main(["global", *flags, "--layer_start=0", "--layer_end=5", "--pruning_ratio=0.05", "--save_model"]) == 0
     return server.output_root / NAME
 
 

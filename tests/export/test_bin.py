@@ -15,6 +15,7 @@ from pruning.export.bin_file import bin_bytes, build_model, write_bin
 from pruning.export.hugging_face import save_model
 from pruning.planning.bin_header import read_bin_header
 from pruning.planning.checkpoint_header import CheckpointHeader
+from tests import fresh_python
 from tests.export.shapes import CUTS, pruned
 from tests.tiny_models import FAMILIES, random_ids
 
@@ -46,9 +47,7 @@ def test_torch_alone_reads_it_and_any_model_of_the_sizes_takes_it(written):
     _, model = pruned("llama", CUTS["different sizes"], vocab_size=67)
     path = written(model, dtype=torch.bfloat16, max_shard_size="20KB")
     program = f"import torch; print(len(torch.load({str(path)!r}, weights_only=True)))"
-    assert int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout) == len(
-        list(model.parameters())
-    )
+    assert int(fresh_python.run(program).stdout) == len(list(model.parameters()))
     state_dict = torch.load(path, weights_only=True)
     assert {weight.dtype for weight in state_dict.values()} == {torch.bfloat16}
     model.load_state_dict(state_dict)

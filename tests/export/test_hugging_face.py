@@ -8,7 +8,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import textwrap
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +30,7 @@ from pruning.model.architecture.classes import load_trusted
 from pruning.model.surgery import cut
 from pruning.planning.checkpoint_header import CheckpointHeader
 from pruning.planning.shape import ATTENTION, MLP
+from tests import fresh_python
 from tests.tiny_models import FAMILIES, plan_without, random_ids, tiny_model
 
 DEMO = Path(__file__).parents[2] / "assets" / "demo_model"
@@ -155,14 +155,7 @@ def test_a_program_that_knows_only_transformers_loads_all_families(tmp_path):
             AutoModelForCausalLM.from_pretrained(f"{family}-again", trust_remote_code=True)
         print("all loaded")
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=tmp_path,  # the project is not found from here
-        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    done = fresh_python.run(program, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
     assert done.stdout.endswith("all loaded\n"), done.stderr[-2000:]
 
 
@@ -390,9 +383,8 @@ def test_every_sample_of_the_card_runs_as_it_is_written(experiment, tokenizer, t
 
 def in_fresh_process(samples: list[str], folder: Path, modules: Path) -> list[str]:
     """What each prints in this folder, with the project found as its comment says; none sees a name of another."""
-    environment = os.environ | {"PYTHONPATH": str(DEMO.parents[1]), "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
     code = f"for sample in {samples!r}:\n    exec(sample, {{'__name__': '__main__'}})\n    print(end='\\0')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    done = fresh_python.run(code, cwd=folder, PYTHONPATH=DEMO.parents[1], HF_MODULES_CACHE=modules)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split("\0")[:-1]
 

@@ -5,10 +5,6 @@ refuse it, and say what to choose.
 """
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +15,7 @@ from pruning.export.formats import FORMATS, HF
 from pruning.export.hugging_face import save_model
 from pruning.export.reload_check import _write_reference
 from pruning.planning.checkpoint_header import CheckpointHeader
+from tests import fresh_python
 from tests.export.shapes import CUTS, pruned
 from tests.export.test_gguf import with_byte_fallback
 from tests.tiny_models import FAMILIES, random_ids
@@ -87,12 +84,7 @@ def write(name: str, folder: Path) -> Path:
 
 def compared_elsewhere(cases: list, tmp_path: Path) -> list[dict]:
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(COMPARE), str(tmp_path / "cases.json")],
-        cwd=ROOT,
-        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-    )
+    environment = {"PYTHONPATH": ROOT, "HF_MODULES_CACHE": tmp_path / "modules"}
+    done = fresh_python.run(COMPARE, tmp_path / "cases.json", **environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,8 +1,6 @@
 """Code that a model, a tokenizer or an experiment brings runs only where this person allowed it, and is never passed on."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from pruning.runs import steps
 from pruning.runs.permissions import Permissions
 from pruning.runs.requests import REQUEST_FILE
 from pruning.settings import resolve
+from tests import fresh_python
 from tests.runs.quick_runs import new_experiment, quick_flags, quick_settings, save_tiny_model
 from tests.tiny_models import random_ids
 from tests.trap import set_trap
@@ -54,9 +53,13 @@ def cut_by_stranger(stranger, text, tmp_path) -> Experiment:
 
 def loads_trusting(folder: Path) -> str:
     """What a user's own process says that loads an export as the README tells."""
-    program = "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T\n"
-    program += "for C in (T, M): C.from_pretrained(sys.argv[1], trust_remote_code=True)"
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    program = """
+        import sys
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        for auto_class in (AutoTokenizer, AutoModelForCausalLM):
+            auto_class.from_pretrained(sys.argv[1], trust_remote_code=True)
+    """
+    done = fresh_python.run(program, folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
