@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> None:
         return
     print(f"{'inputs':>8s}{'tokens':>9s}{'peak MiB':>10s}{'bound MiB':>11s}{'seconds':>9s}")
     for inputs in args.inputs:
-        for repair in measured(args.tokens, inputs):
+        for repair in measured(args.tokens, [inputs]):
             peak, bound = repair.peak_bytes / 2**20, repair.bound_bytes / 2**20
             print(f"{repair.inputs:8d}{repair.tokens:9d}{peak:10.1f}{bound:11.1f}{repair.seconds:9.1f}")
 
 
-def measured(tokens: list[int], inputs: int) -> list[Repair]:
-    """Repairs in a fresh process, one for each number of tokens."""
-    command = [sys.executable, "-m", "benchmarks", "recovery", "--here", "--inputs", str(inputs)]
+def measured(tokens: list[int], inputs: list[int]) -> list[Repair]:
+    """Repairs in a fresh process, one for each number of tokens at each width."""
+    command = [sys.executable, "-m", "benchmarks", "recovery", "--here", "--inputs", ",".join(map(str, inputs))]
     command += ["--tokens", ",".join(map(str, tokens))]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, env=os.environ | _ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 _PROJECT = Path(__file__).resolve().parents[1]
 _LIBRARIES, _CHECKS = "libraries", "checks"
 
@@ -48,6 +50,8 @@ class Started:
         """Its exit code, what it printed and what it complained about, once it has ended."""
         with self.end:
             ended = self.end.read()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(self.pid).wait()  # what it held is closed before it is gone
         return subprocess.CompletedProcess(self.pid, int(ended) if ended else -signal.SIGKILL, *map(_text_in, self.outputs))
 
 

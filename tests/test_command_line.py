@@ -24,6 +24,7 @@ from pruning.model.held_out import HeldOutText, perplexity
 from pruning.planning.shape import ATTENTION, MLP
 from pruning.runs.status import STEPS, read_status
 from pruning.settings import GROUPS, OF_THE_PERSON, SETTINGS, resolve
+from tests import fresh_python
 from tests.runs.quick_runs import RESULT, files_of, save_tiny_model, wait_until, write_text
 
 PROJECT = Path(__file__).parents[1]
@@ -615,20 +616,13 @@ def test_ctrl_c_stops_a_run_and_says_so(source, tmp_path):
     (tmp_path / "long.txt").write_text("x = 1\n" * 100_000)
     endless = ("--num_samples", 10**5, "--seq_len", 2, "--gradient_batch_size", 1, "--corpus", tmp_path / "long.txt")
     where = ("--base_model", source / "tiny", "--experiment_name", "run", "--output_root", tmp_path / "log")
-    run = subprocess.Popen(
-        command("global", *where, "--pruning_ratio", 0.03, *endless),
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background ignore it
-    )
+    run = fresh_python.start_module("pruning", "global", *where, "--pruning_ratio", 0.03, *endless)
     experiment = Experiment(tmp_path / "log" / "run")
     wait_until(lambda: experiment.has("job.json") and read_status(experiment).done > 0)
-    run.send_signal(signal.SIGINT)
-    _, complaint = run.communicate(timeout=60)
+    os.kill(run.pid, signal.SIGINT)
+    ended = run.wait()
     goes_on = f"--experiment_name run --output_root {tmp_path / 'log'} --resume"
-    assert run.returncode == 130 and complaint == f"Continue with: python -m pruning global {goes_on}\nStopped.\n"
+    assert ended.returncode == 130 and ended.stderr == f"Continue with: python -m pruning global {goes_on}\nStopped.\n"
     status = read_status(experiment)
     assert (status.state, status.step) == ("cancelled", "gradients")
     assert files_of(experiment) == {"description.txt", "request.json", "job.json", "<time>", "<time>/training.log"}

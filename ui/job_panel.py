@@ -12,7 +12,7 @@ from pruning.words import readable_size
 from ui.page_frame import fragment
 from ui.translation import duration, job_error_text, t
 
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_IDLE_LOOKS = 2.0
 _LOG_LINES = 200
 _CANCELLED = dict.fromkeys(("learn", "try"), "job.cancelled.kept")  # jobs that keep each point as it comes

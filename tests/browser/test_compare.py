@@ -4,7 +4,7 @@ renamed, deleted and taken along as a report.
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +13,20 @@ from playwright.sync_api import Page, TimeoutError, expect
 from pruning.__main__ import main
 from tests.browser.conftest import Server, running_app
 from tests.browser.studio import AS_A_HAND, Studio, sentence, wait_until
+from tests.runs.quick_runs import quick_flags, save_tiny_model, write_text
 
-QUICK = ("--base_model", "demo", "--num_samples", "4", "--seq_len", "16", "--eval_windows", "4", "--eval_seq_len", "16")
 
-
-def prune(root: Path, name: str, ratio: float) -> None:
+@pytest.fixture(scope="module")
+def prune(tmp_path_factory) -> Callable[[Path, str, float], None]:
     """A run of the command line, from measuring to the perplexity of the cut model: here, which the app cannot tell."""
-    judged = ("--test_before_prune", "--test_after_prune", "--pruning_ratio", str(ratio))
-    assert main(["global", *QUICK, *judged, "--experiment_name", name, "--output_root", str(root)]) == 0
+    folder = tmp_path_factory.mktemp("small")
+    model, text = save_tiny_model(folder / "model"), write_text(folder / "text.txt")
+
+    def run(root: Path, name: str, ratio: float) -> None:
+        flags = quick_flags(model, text, root, experiment_name=name, pruning_ratio=ratio, layer_start=0, layer_end=5)
+        assert main(["global", *flags]) == 0
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +37,9 @@ def own_server(tmp_path_factory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def compare_page(own_server, new_context) -> Studio:
+def compare_page(own_server, new_context, prune) -> Studio:
     """The Compare page with two experiments of the command line, the first open."""
-    for number, ratio in (("one", 0.1), ("two", 0.2)):
+    for number, ratio in (("one", 0.02), ("two", 0.04)):
         prune(own_server.output_root, f"compare-{number}", ratio)
     studio = Studio(new_context(own_server).new_page(), own_server.url, Path(__file__).parent / "screenshots")
     studio.open("compare", experiment="compare-one")
@@ -75,9 +81,9 @@ def click_point(studio: Studio, name: str) -> None:
     page.mouse.click(x, y, delay=AS_A_HAND)
 
 
-def test_an_experiment_of_the_command_line_appears_by_itself(compare_page: Studio, own_server):
+def test_an_experiment_of_the_command_line_appears_by_itself(compare_page: Studio, own_server, prune):
     assert {"compare-one", "compare-two"} <= names(compare_page)
-    prune(own_server.output_root, "compare-three", 0.3)
+    prune(own_server.output_root, "compare-three", 0.06)
     wait_until(lambda: "compare-three" in names(compare_page), 60)
     # Until the row is the one of a run that ended, the page draws itself anew, and what is aimed at moves.
     wait_until(lambda: state_of(compare_page, "compare-three") == state_of(compare_page, "compare-two"), 60)

@@ -1,11 +1,8 @@
 """Exports of a saved model, by command and by job: made, checked, offered; refused and stopped without a trace."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -27,6 +24,7 @@ from pruning.runs import steps
 from pruning.runs.export_request import ExportRequest
 from pruning.runs.requests import Request, read_request, write_request
 from pruning.words import readable_size
+from tests import fresh_python
 from tests.runs.quick_runs import files_of, save_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -283,7 +281,7 @@ main(sys.argv[1:])
 
 def test_what_a_killed_export_left_is_removed_by_the_next(experiment, same_process, capsys):
     flags = ["export", *where(experiment.folder.parent, experiment.name), "--format=bin"]
-    done = subprocess.run([sys.executable, "-c", KILLED, *flags], cwd=ROOT, env=os.environ, capture_output=True)
+    done = fresh_python.run(KILLED, *flags, PYTHONPATH=ROOT)
     assert done.returncode == -signal.SIGKILL
     assert [path.name.partition("-")[0] for path in experiment.leftovers()] == [".pytorch_model.bin.part"]
     assert not experiment.has("pytorch_model.bin")

@@ -16,6 +16,7 @@ from tests.runs.quick_runs import (
     assert_nothing_half_written,
     clumsy_worker,
     files_of,
+    forked_worker,
     new_experiment,
     plan_fault,
     quick_settings,
@@ -89,7 +90,7 @@ def test_jobs_behind_a_killed_one_still_run(queue, make):
 
 
 def test_a_worker_that_dies_with_nothing_to_do_is_replaced_without_a_word(make):
-    queue, first, second = JobQueue(), make("first"), make("second")  # with the app's own worker
+    queue, first, second = JobQueue(forked_worker), make("first"), make("second")
     queue.submit("measure", first)
     worker = wait_for_end(first).process
     os.kill(worker[0], signal.SIGKILL)
