@@ -38,6 +38,7 @@ from .status import CANCELLED, JobStatus, claim, is_claimed_here, read_status, r
 _MAX_STARTS = 3
 _CANCEL_PATIENCE = 10.0  # seconds until a worker that does not react (one long batch, a download) is ended instead
 _BROKEN = (BrokenProcessPool, ShutdownExecutorError)
+_at_work = threading.Lock()  # in the worker: held while it runs a job
 
 
 @dataclass(eq=False)
@@ -178,7 +179,7 @@ def run_job(kind: str, folder: str, permissions: Permissions) -> None:
     """In the worker: runs the job and leaves how it ended in `job.json`."""
     from . import steps  # torch loads in the worker only
 
-    with contextlib.suppress(Exception):  # job.json and the log hold it; the worker stays for the next job
+    with _at_work, contextlib.suppress(Exception):  # job.json and the log hold it; the worker stays for the next job
         steps.run(kind, Experiment(Path(folder)), permissions=permissions)
 
 
@@ -262,7 +263,7 @@ def end_with(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)  # the job, if there is one, ends as cancelled and cleans up
-        time.sleep(_CANCEL_PATIENCE)
+        _at_work.acquire(timeout=_CANCEL_PATIENCE)
         os._exit(1)
 
     # A server started in the background of a shell ignores SIGINT, and its children with it.

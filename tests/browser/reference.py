@@ -19,8 +19,6 @@ import sys
 import numpy as np, torch
 from transformers import AutoModelForCausalLM
 
-from tests import fresh_python
-
 folder, ids, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
 with torch.inference_mode():
