@@ -772,7 +772,7 @@ class Experiment:
         return texts
 
     def update_metrics(self, **changes) -> dict:
-        """Merges `changes` into `metrics.json`, dictionaries key by key, and returns the whole."""
+        """Merges `changes` into `metrics.json`, and returns the whole. What stands under a key of a dictionary is replaced."""
         return self._change_metrics(lambda metrics: _merged(metrics, changes))
 
     def record_perplexity(self, stage: str, basis: dict, perplexity: float | None) -> None:
@@ -781,7 +781,8 @@ class Experiment:
         def change(metrics: dict) -> dict:
             if metrics.get("basis", basis) != basis:  # figures on two texts are no comparison
                 metrics = {k: v for k, v in metrics.items() if k != "perplexity"}
-            return _merged(metrics, {"perplexity": {stage: {basis["dataset"]: perplexity}}}) | {"basis": basis}
+            stages = _merged(metrics.get("perplexity", {}), {stage: {basis["dataset"]: perplexity}})
+            return metrics | {"perplexity": stages, "basis": basis}
 
         self._change_metrics(change)
 
@@ -1013,7 +1014,7 @@ def _merged(old: dict, new: dict) -> dict:
     merged = dict(old)
     for key, value in new.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
+        merged[key] = merged[key] | value if both else value
     return merged
 
 

@@ -114,6 +114,13 @@ def test_metrics_merge_key_by_key(tmp_path):
     assert experiment.metrics()["perplexity"] == {"before": {"a": 1.0}, "after": {"a": 2.0}}
 
 
+def test_what_is_measured_anew_replaces_all_that_was_measured_before(tmp_path):
+    experiment = described(tmp_path)
+    for check in ({"top1": 1.0, "original_diff": 1e-7}, {"top1": 0.9}):
+        experiment.update_metrics(export_check={"hf": check, "bin": {"top1": 0.5}})
+    assert experiment.metrics()["export_check"] == {"hf": {"top1": 0.9}, "bin": {"top1": 0.5}}
+
+
 def test_experiments_are_listed_newest_first(tmp_path):
     for age, name in enumerate(["new", "old"]):
         os.utime(described(tmp_path, name).folder, (1e9 - age, 1e9 - age))
@@ -291,7 +298,7 @@ def fill(draft: Experiment) -> None:
 
 def measured_in_a_terminal(experiment: Experiment) -> None:
     """What `python -m analysis evaluate` and another way of judging write while a recovery runs."""
-    experiment.update_metrics(latency={"after": [SPEED]}, perplexity={"after": {"b": 4.0}})
+    experiment.update_metrics(latency={"after": [SPEED]}, perplexity={"after": {"a": 3.0, "b": 4.0}})
     write_json(experiment.path("samples.json"), read_json(experiment.path("samples.json"), 1) | {"before": "whole"})
 
 

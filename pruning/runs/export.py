@@ -183,7 +183,6 @@ def _check_plan(experiment: Experiment) -> dict:
 
 def _record(run: Run, name: str, check: dict) -> None:
     """Writes what the check found into metrics.json, in place of what an earlier one did."""
-    run.experiment.update_metrics(export_check={name: None})
     run.experiment.update_metrics(export_check={name: check})
     run.progress.say(f"    {checked(check)}")
 
