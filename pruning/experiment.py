@@ -761,7 +761,7 @@ class Experiment:
         metrics = read_json(self.path("metrics.json"), FORMAT_VERSION)
         with naming_damage(self.path("metrics.json")):
             require(metrics, _METRICS, "the whole")
-        return metrics
+        return _without_check_of_cut(metrics)
 
     def samples(self) -> dict[str, str]:
         """The content of `samples.json`: the prompt, and by stage how a model continues it; raises PruningError."""
@@ -980,6 +980,18 @@ def checked_settings(settings: dict, path: Path) -> dict:
 def _without_checks_of_exports(metrics: dict) -> dict:
     checks = {name: found for name, found in metrics.get("export_check", {}).items() if name == "hf"}
     return metrics | ({"export_check": checks} if "export_check" in metrics else {})
+
+
+def _without_check_of_cut(metrics: dict) -> dict:
+    """Drops what earlier versions left of the check of a cut, once the model was repaired or trained: its distance from the
+    original files, which no changed model has.
+    """
+    check = metrics.get("export_check", {}).get("hf")
+    is_changed = "recovery" in metrics or bool(metrics.get("repair"))
+    if not is_changed or not check or "original_diff" not in check:
+        return metrics
+    kept = {name: value for name, value in check.items() if name != "original_diff"}
+    return metrics | {"export_check": metrics["export_check"] | {"hf": kept}}
 
 
 def _without_recovery(metrics: dict) -> dict:

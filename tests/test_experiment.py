@@ -121,6 +121,23 @@ def test_what_is_measured_anew_replaces_all_that_was_measured_before(tmp_path):
     assert experiment.metrics()["export_check"] == {"hf": {"top1": 0.9}, "bin": {"top1": 0.5}}
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"recovery": {"method": "lora", "steps": 8, "best_step": 8, "tokens_per_step": 64, "distill_weight": 0.0}},
+        {"repair": {"matrices": 4, "tokens": 64}},
+        {},
+    ],
+    ids=["trained", "repaired", "cut"],
+)
+def test_what_earlier_versions_left_of_the_check_of_the_cut_is_not_told_of_the_recovered_model(tmp_path, changed):
+    experiment = described(tmp_path)
+    check = {"top1": 1.0, "original_diff": 1e-7}
+    experiment.update_metrics(export_check={"hf": check}, **changed)
+    assert ("original_diff" in experiment.metrics()["export_check"]["hf"]) == (not changed)
+    assert json.loads(experiment.path("metrics.json").read_text())["export_check"]["hf"] == check  # reading writes nothing
+
+
 def test_experiments_are_listed_newest_first(tmp_path):
     for age, name in enumerate(["new", "old"]):
         os.utime(described(tmp_path, name).folder, (1e9 - age, 1e9 - age))
